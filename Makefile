@@ -1,0 +1,57 @@
+# Every target sets up what it needs, in a fresh clone too. PYTHON=python3.13 chooses the interpreter of .venv.
+
+PYTHON ?= python3
+UV := $(shell command -v uv 2>/dev/null)
+BIN := .venv/bin
+INSTALLED := .venv/installed
+
+# What the lock file covers, beside the dependencies themselves.
+LOCKED := --extra lab --group dev
+
+.PHONY: demo test lab lint lock clean browser
+
+demo: $(INSTALLED)
+	$(BIN)/python notebooks/demo.py
+
+test: lint browser
+	$(BIN)/python -m pytest
+
+lab: $(INSTALLED)
+	$(BIN)/jupyter lab --notebook-dir=notebooks
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+browser: $(INSTALLED)
+	$(BIN)/python -m tests.browser.chromium
+
+# `make lock` changes what has to change, `make lock UPGRADE=--upgrade` takes the newest of everything.
+# The file names no registry: it installs from whichever one a machine is set up for.
+lock: pyproject.toml
+	$(if $(UV),,$(PYTHON) -m venv build/uv && build/uv/bin/python -m pip install --quiet uv)
+	$(or $(UV),build/uv/bin/uv) pip compile --quiet $(UPGRADE) --universal --python-version 3.11 --generate-hashes \
+	    --no-annotate --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
+	    $(LOCKED) --output-file requirements.lock pyproject.toml
+
+clean:
+	rm -rf .venv build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+
+# The stamp is written last: a set-up that was cut short starts again.
+$(INSTALLED): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	    echo 'car_sched_nb needs Python 3.11 or newer, and `$(PYTHON)` is' \
+	         "`$(PYTHON) --version 2>&1 || echo not there`. Name another one: make PYTHON=python3.13 $(MAKECMDGOALS)" >&2; \
+	    exit 1; }
+ifneq ($(UV),)
+	$(UV) venv --quiet --clear --no-python-downloads --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" .venv
+	VIRTUAL_ENV=.venv $(UV) pip install --quiet --require-hashes --requirement requirements.lock
+	VIRTUAL_ENV=.venv $(UV) pip install --quiet --no-deps --no-build-isolation --editable .
+else
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+endif
+	touch $@

@@ -1,0 +1,94 @@
+"""Where the engine gets its time from."""
+
+from __future__ import annotations
+
+import time
+from typing import Protocol
+
+import anyio
+
+LONGEST_SLEEP_US = 30_000_000
+"""The wall clock is read again at least this often, so that sleep, NTP and steps are noticed."""
+
+
+class Clock(Protocol):
+    """Wall time for planning, monotonic time for durations."""
+
+    def now_us(self) -> int:
+        """Return the wall clock in UTC microseconds."""
+        ...
+
+    def monotonic_us(self) -> int:
+        """Return a clock that is never set, in microseconds."""
+        ...
+
+    async def wait(self, until_us: int | None, wake: anyio.Event) -> None:
+        """Return when `wake` is set, the wall clock reaches `until_us`, or it is time to look again."""
+        ...
+
+
+class SystemClock:
+    """The clock of this machine."""
+
+    def now_us(self) -> int:
+        return time.time_ns() // 1000
+
+    def monotonic_us(self) -> int:
+        return time.monotonic_ns() // 1000
+
+    async def wait(self, until_us: int | None, wake: anyio.Event) -> None:
+        rest_us = LONGEST_SLEEP_US if until_us is None else until_us - self.now_us()
+        with anyio.move_on_after(max(0, min(rest_us, LONGEST_SLEEP_US)) / 1e6):
+            await wake.wait()
+
+
+class VirtualClock:
+    """A clock for tests that moves only when told to: a year passes in seconds.
+
+    Parameters
+    ----------
+    start_us
+        Its first instant, UTC microseconds.
+    """
+
+    def __init__(self, start_us: int = 1_790_000_000_000_000) -> None:
+        self._now_us = start_us
+        self._until_us: int | None = None
+        self._reached = anyio.Event()
+        self._waiting = anyio.Event()
+
+    def now_us(self) -> int:
+        return self._now_us
+
+    def monotonic_us(self) -> int:
+        return self._now_us
+
+    async def wait(self, until_us: int | None, wake: anyio.Event) -> None:
+        if until_us is not None and until_us <= self._now_us:
+            await anyio.lowlevel.checkpoint()
+            return
+        self._until_us, self._reached = until_us, anyio.Event()
+        self._waiting.set()
+        async with anyio.create_task_group() as group:
+            for event in (wake, self._reached):
+                group.start_soon(_first, event, group.cancel_scope)
+        self._waiting = anyio.Event()
+
+    def set(self, now_us: int) -> None:
+        """Put the clock to an instant at once, as NTP or a sleeping laptop would."""
+        self._now_us = now_us
+        self._reached.set()
+
+    @property
+    def next_us(self) -> int | None:
+        """The instant that the engine waits for."""
+        return self._until_us
+
+    async def idle(self) -> None:
+        """Return when the engine waits for time to pass."""
+        await self._waiting.wait()
+
+
+async def _first(event: anyio.Event, scope: anyio.CancelScope) -> None:
+    await event.wait()
+    scope.cancel()

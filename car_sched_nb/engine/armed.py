@@ -1,0 +1,188 @@
+"""A task that an owner plans now, and what to settle when it is due. No I/O here."""
+
+from __future__ import annotations
+
+import msgspec
+
+from car_sched_nb.model import Cause, Status, Task, Trigger
+from car_sched_nb.occurrence import execution_id, occurrence_id, slot_text
+from car_sched_nb.store.ops import Row, Settle
+from car_sched_nb.triggers import Fire, Passed, Schedule, grace_us, schedule_of
+
+ON_TIME_US = 1_000_000
+"""A slot this late is still on time: catch-up is for what passed unserved."""
+
+
+class Gap(msgspec.Struct, frozen=True):
+    """An unbroken series of slots that were not run, ending at the cursor."""
+
+    execution_id: str
+    reason: str
+
+
+class Armed:
+    """The engine's view of one task that it plans.
+
+    `settling` while a settling transaction is under way, `arming` until the first one since it was armed,
+    `waits` while names are missing that its body needs, `elsewhere` when another owner was found running it.
+    """
+
+    __slots__ = (
+        "arming",
+        "cursor",
+        "elsewhere",
+        "entry",
+        "gap",
+        "remaining",
+        "schedule",
+        "settling",
+        "task",
+        "waits",
+    )
+
+    def __init__(self, task: Task, remaining: int | None = None) -> None:
+        self.arming = True
+        self.elsewhere = False
+        self.gap: Gap | None = None
+        self.entry = 0
+        self.settling = False
+        self.waits: str | None = None
+        self.remaining = remaining
+        self.take(task)
+
+    def take(self, task: Task) -> None:
+        """Follow a definition that was read again."""
+        self.task = task
+        self.cursor = task.cursor
+        self.schedule: Schedule | None = schedule_of(task)
+
+    @property
+    def next_fire(self) -> Fire | None:
+        """The next planned slot."""
+        if self.schedule is None or not self.task.enabled or self.remaining == 0:
+            return None
+        return self.schedule.next_fire(self.cursor)
+
+    def ids(self, slot: str, attempt: int = 1) -> tuple[str, str, str]:
+        """Return (slot with revision, occurrence id, execution id) of a bare slot."""
+        text = slot_text(self.task.revision, slot)
+        occurrence = occurrence_id(self.task.id, self.task.trigger, text)
+        return text, occurrence, execution_id(occurrence, attempt)
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """What to do with the slots that passed: write `gap` (its slots) and run `run`, up to `cursor`."""
+
+    cursor: str
+    run: Fire | None
+    gap: Fire | None = None
+    gap_slots: int = 0
+    status: Status = Status.MISSED
+    reason: str = ""
+
+
+def decide(armed: Armed, passed: Passed, now_us: int, busy: bool) -> Plan | None:
+    """Decide about slots that are due; None leaves them for later.
+
+    `busy`: an occurrence of the task is in progress and overlap is not allowed.
+    """
+    task, schedule = armed.task, armed.schedule
+    assert schedule is not None
+    late = now_us - passed.last.at_us
+    if busy and not (armed.arming or task.catchup == "all"):
+        return Plan(passed.last.slot, None, passed.first, passed.count, Status.SKIPPED, "overlap")
+    if busy:
+        return None
+    reason = "no_owner" if armed.arming else "asleep"
+    if task.catchup == "all":
+        return Plan(passed.first.slot, passed.first)
+    allowed = grace_us(task, schedule, passed.last) if task.catchup == "latest" else 0
+    if late > max(allowed, ON_TIME_US):
+        return Plan(passed.last.slot, None, passed.first, passed.count, Status.MISSED, reason)
+    if passed.count == 1:
+        return Plan(passed.last.slot, passed.last)
+    return Plan(passed.last.slot, passed.last, passed.first, passed.count - 1, Status.MISSED, reason)
+
+
+def settle(armed: Armed, plan: Plan, now_us: int, claim: Row | None) -> Settle:
+    """Build the transaction of a plan; a gap that goes on grows instead of adding a row."""
+    schedule = armed.schedule
+    assert schedule is not None
+    following = schedule.next_fire(plan.cursor)
+    gap = extend = None
+    if plan.gap is not None and armed.gap and armed.gap.reason == plan.reason:
+        extend = (armed.gap.execution_id, plan.gap_slots, now_us)
+    elif plan.gap is not None:
+        gap = _gap_row(armed, plan, now_us)
+    task = armed.task
+    return Settle(
+        task_id=task.id,
+        revision=task.revision,
+        version=task.version,
+        now=now_us,
+        expected=armed.cursor,
+        cursor=plan.cursor,
+        next_at=following.at_us if following else None,
+        free=plan.run is not None and task.overlap != "allow",
+        claim=claim,
+        gap=gap,
+        extend=extend,
+    )
+
+
+def _gap_row(armed: Armed, plan: Plan, now_us: int) -> Row:
+    """Return the row of a new series of slots that were not run; it is no attempt, so its number is 0."""
+    assert plan.gap is not None
+    return new_row(
+        armed.task,
+        armed.ids(plan.gap.slot, attempt=0),
+        attempt=0,
+        status=plan.status,
+        scheduled_at=plan.gap.at_us,
+        finished_at=now_us,
+        slots=plan.gap_slots,
+        reason=plan.reason,
+    )
+
+
+def new_row(
+    task: Task,
+    ids: tuple[str, str, str],
+    *,
+    status: Status,
+    scheduled_at: int,
+    attempt: int = 1,
+    wait_reason: str | None = None,
+    started_at: int | None = None,
+    finished_at: int | None = None,
+    slots: int = 1,
+    cause: Cause = Cause.SLOT,
+    reason: str | None = None,
+    trigger: Trigger | None = None,
+    params: str | None = None,
+    executor: str = "",
+    owner: str | None = None,
+) -> Row:
+    """Return a row of history of a task; `ids` is (slot, occurrence id, execution id)."""
+    slot, occurrence, execution = ids
+    return Row(
+        execution_id=execution,
+        occurrence_id=occurrence,
+        task_id=task.id,
+        trigger=trigger or task.trigger,
+        slot=slot,
+        attempt=attempt,
+        status=status,
+        wait_reason=wait_reason,
+        scheduled_at=scheduled_at,
+        started_at=started_at,
+        finished_at=finished_at,
+        slots=slots,
+        cause=cause,
+        reason=reason,
+        version=task.version,
+        params=params,
+        runner=task.runner,
+        executor=executor,
+        owner=owner,
+    )

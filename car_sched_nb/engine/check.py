@@ -1,0 +1,61 @@
+"""What users give is checked once, where it comes in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from car_sched_nb import files
+from car_sched_nb.durations import parse_duration
+from car_sched_nb.errors import InvalidInput, UnknownRunner
+from car_sched_nb.model import Task, Trigger, check_name
+from car_sched_nb.runners.base import Runner
+from car_sched_nb.triggers import check_trigger
+
+_CHOICES = {"catchup": ("latest", "none", "all"), "overlap": ("skip", "allow")}
+
+
+def checked(task: Task, runners: Mapping[str, Runner]) -> Task:
+    """Return the task in its canonical form.
+
+    Raises
+    ------
+    InvalidInput, UnknownRunner
+        Each says what to type instead.
+    """
+    check_name(task.name)
+    task = msgspec.structs.replace(task, trigger=_trigger(task))
+    if task.runner not in runners:
+        raise UnknownRunner(task.runner, runners)
+    for name, choices in _CHOICES.items():
+        if getattr(task, name) not in choices:
+            raise InvalidInput(f"--{name} is {' or '.join(choices)}, not {getattr(task, name)!r}")
+    if task.timeout:
+        parse_duration(task.timeout)
+    if task.grace:
+        parse_duration(task.grace, allow_zero=True)
+    task = check_trigger(task)
+    if task.trigger is Trigger.FILE_WATCH:
+        task = msgspec.structs.replace(task, watch_path=files.resolve(task.watch_path))
+    _check_params(task)
+    runners[task.runner].check(task)
+    return task
+
+
+def _trigger(task: Task) -> Trigger:
+    try:
+        return Trigger(task.trigger)
+    except ValueError:
+        listed = ", ".join(trigger.value for trigger in Trigger)
+        raise InvalidInput(f"no trigger is named {task.trigger!r}; there are {listed}") from None
+
+
+def _check_params(task: Task) -> None:
+    for name in task.params:
+        if not str(name).isidentifier():
+            raise InvalidInput(f"--param needs name=value with a plain name, not {name!r}")
+    try:
+        msgspec.json.encode(task.params)
+    except (TypeError, ValueError) as error:
+        raise InvalidInput(f"params must be plain values (text, numbers, lists): {error}") from None

@@ -1,0 +1,65 @@
+"""What listeners are told; a slow listener loses events, never the engine."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import anyio
+import msgspec
+
+from car_sched_nb.model import Execution, Task
+
+MOST = 10_000
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """Something happened to a task.
+
+    `kind`: added, changed, paused, resumed, deleted, waits, armed, claimed, started, progress, cancelling,
+    finished, gap. The execution is there for finished and gap.
+    """
+
+    kind: str
+    task: Task
+    execution_id: str | None = None
+    execution: Execution | None = None
+    result: Any = None
+    """The live result, for finished."""
+    text: str = ""
+
+
+class Events:
+    """Hands each event to every listener; on the engine's loop only."""
+
+    def __init__(self) -> None:
+        self._listeners: list[Callable[[Event], None]] = []
+
+    def listen(self, listener: Callable[[Event], None]) -> Callable[[], None]:
+        """Call `listener` on the engine's loop at each event; return what ends that. It must not block or raise."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+    def tell(self, event: Event) -> None:
+        for listener in tuple(self._listeners):
+            listener(event)
+
+    async def stream(self) -> AsyncIterator[Event]:
+        """Yield events from now on; one that is `MOST` behind loses the oldest."""
+        waiting: deque[Event] = deque(maxlen=MOST)
+        there = anyio.Event()
+
+        def put(event: Event) -> None:
+            waiting.append(event)
+            there.set()
+
+        stop = self.listen(put)
+        try:
+            while True:
+                while waiting:
+                    yield waiting.popleft()
+                there = anyio.Event()
+                await there.wait()
+        finally:
+            stop()

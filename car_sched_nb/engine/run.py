@@ -1,0 +1,183 @@
+"""One execution while it lives."""
+
+from __future__ import annotations
+
+import traceback
+from datetime import timedelta
+from typing import Any
+
+import anyio
+import msgspec
+
+from car_sched_nb.durations import parse_duration
+from car_sched_nb.errors import BodyFailed
+from car_sched_nb.model import Cause, Execution, Status, Task, Trigger, from_us
+from car_sched_nb.output import Output, clip
+from car_sched_nb.runners.base import AgentOutput, Occurrence, Progress
+from car_sched_nb.store import ops
+from car_sched_nb.store.ops import Row
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """How the work ended."""
+
+    status: Status
+    output: AgentOutput = AgentOutput()
+    result: Any = None
+    error: str | None = None
+    error_type: str | None = None
+    traceback: str | None = None
+
+
+class Run:
+    """A claimed execution: its row, its cancel scope, its output, and where it stands.
+
+    `state` is waiting, running or cancelling; it is written on the engine's loop and may be read anywhere.
+    """
+
+    def __init__(self, task: Task, row: Row, params: dict[str, Any], output: Output) -> None:
+        self.task = task
+        self.row = row
+        self.params = params
+        self.output = output
+        self.scope = anyio.CancelScope()
+        self.limit = anyio.CancelScope()
+        self.ended = anyio.Event()
+        self.state = str(row.status)
+        self.wait_reason = row.wait_reason
+        self.begun = False
+        self.token = object()
+        self.holds_token = False
+        self.cancel_status: Status | None = None
+        self.started_us: int | None = None
+        self.mono_us = 0
+        self.progress: Progress | None = None
+        self.result: Any = None
+        self.execution: Execution | None = None
+
+    @property
+    def execution_id(self) -> str:
+        return self.row.execution_id
+
+    @property
+    def occurrence(self) -> Occurrence:
+        """What the body is told of itself."""
+        return Occurrence(
+            id=self.row.occurrence_id,
+            execution_id=self.row.execution_id,
+            task=self.task.name,
+            slot=self.row.slot,
+            scheduled_at=from_us(self.row.scheduled_at),
+            attempt=self.row.attempt,
+            params=self.params,
+        )
+
+    def cancel(self, status: Status) -> None:
+        """Ask the work to stop; the row says so only when it has."""
+        if self.cancel_status is None:
+            self.cancel_status = status
+            self.state = "cancelling"
+        self.scope.cancel()
+
+    def start_clock(self, now_us: int, mono_us: int) -> None:
+        """The work begins now: timeouts and durations count from here."""
+        self.started_us, self.mono_us, self.begun = now_us, mono_us, True
+        if self.state == Status.WAITING:
+            self.state, self.wait_reason = str(Status.RUNNING), None
+        if self.task.timeout:
+            self.limit.deadline = anyio.current_time() + parse_duration(self.task.timeout) / 1e6
+
+    def finish(self, outcome: Outcome, now_us: int, mono_us: int) -> ops.Finish:
+        """Return what to write about its end."""
+        text = self.output.text()
+        kept = None
+        if text or outcome.traceback or self.output.displays:
+            displays = msgspec.json.encode(self.output.displays).decode() if self.output.displays else None
+            path = str(self.output.path) if self.output.path else None
+            kept = ops.Output(self.execution_id, text, outcome.traceback, displays, path)
+        output = outcome.output
+        return ops.Finish(
+            execution_id=self.execution_id,
+            owner=self.row.owner,
+            status=outcome.status,
+            started_at=self.started_us,
+            finished_at=now_us,
+            duration=mono_us - self.mono_us if self.begun else None,
+            answer=clip(output.answer) if output.answer else None,
+            error=outcome.error,
+            error_type=outcome.error_type,
+            turns=output.turns,
+            tool_calls=output.tool_calls,
+            tokens_in=output.tokens_in,
+            tokens_out=output.tokens_out,
+            cost=output.cost,
+            model=output.model,
+            output=kept,
+        )
+
+
+def row_execution(task: Task, row: Row, finish: ops.Finish | None = None) -> Execution:
+    """Return the execution that a row, and its finish, stand for."""
+    end = finish
+    started = (end.started_at if end else None) or (row.started_at if end is None else None)
+    finished = end.finished_at if end else row.finished_at
+    return Execution(
+        execution_id=row.execution_id,
+        occurrence_id=row.occurrence_id,
+        task_id=task.id,
+        task=task.name,
+        namespace=task.namespace,
+        trigger=Trigger(row.trigger),
+        slot=row.slot,
+        attempt=row.attempt,
+        status=Status(end.status if end else row.status),
+        scheduled_at=from_us(row.scheduled_at),
+        started_at=from_us(started) if started else None,
+        finished_at=from_us(finished) if finished else None,
+        duration=timedelta(microseconds=end.duration) if end and end.duration is not None else None,
+        wait_reason=None if end else row.wait_reason,
+        slots=row.slots,
+        cause=Cause(row.cause),
+        reason=row.reason,
+        version=row.version,
+        params=msgspec.json.decode(row.params) if row.params else {},
+        runner=row.runner,
+        executor=row.executor,
+        owner=row.owner,
+        answer=end.answer if end else None,
+        error=end.error if end else row.error,
+        error_type=end.error_type if end else None,
+        turns=end.turns if end else None,
+        tool_calls=end.tool_calls if end else None,
+        tokens_in=end.tokens_in if end else None,
+        tokens_out=end.tokens_out if end else None,
+        cost=end.cost if end else None,
+        model=end.model if end else None,
+    )
+
+
+def failure(error: BaseException, task_name: str) -> Outcome:
+    """Return how an execution failed: a runner's own words, or an exception with the body's traceback."""
+    output = getattr(error, "output", None)
+    kept = output if isinstance(output, AgentOutput) else AgentOutput()
+    if isinstance(error, BodyFailed):
+        return Outcome(Status.FAILED, kept, error=clip(str(error)), error_type=error.error_type)
+    try:
+        said = str(error)
+    except Exception as broken:  # noqa: BLE001 - an exception whose own text fails must not take the engine along
+        said = f"<its text cannot be shown: {type(broken).__name__}>"
+    name = type(error).__name__
+    return Outcome(
+        Status.FAILED, error=clip(said or name), error_type=name, traceback=clip(_traceback(error, task_name))
+    )
+
+
+def _traceback(error: BaseException, task_name: str) -> str:
+    """Format from the body's first line on: what is above is ours, and of no use to its author."""
+    where = error.__traceback__
+    while where is not None and where.tb_frame.f_code.co_filename != f"<car_task {task_name}>":
+        where = where.tb_next
+    try:
+        return "".join(traceback.format_exception(type(error), error, where or error.__traceback__))
+    except Exception as broken:  # noqa: BLE001 - the same
+        return f"{type(error).__name__} (its traceback cannot be shown: {type(broken).__name__})\n"

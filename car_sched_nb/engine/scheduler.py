@@ -1,0 +1,608 @@
+"""The scheduler: the public face of the engine, for scripts and for the notebook's session."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import socket
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from functools import partial
+from typing import Any, Self
+
+import anyio
+import anyio.to_thread
+import msgspec
+
+from car_sched_nb import files
+from car_sched_nb.clock import Clock, SystemClock
+from car_sched_nb.engine.armed import Armed, Plan, new_row, settle
+from car_sched_nb.engine.check import checked
+from car_sched_nb.engine.core import Engine
+from car_sched_nb.engine.events import Event, Events
+from car_sched_nb.engine.handle import TaskHandle
+from car_sched_nb.engine.run import Run, row_execution
+from car_sched_nb.engine.watch import Watcher, cursor_of, parts_of
+from car_sched_nb.errors import DefinitionChanged, SchedulerClosed, TaskPaused
+from car_sched_nb.executors.loop import LoopHost, OwnLoop
+from car_sched_nb.loops import soon_caller
+from car_sched_nb.model import LIVE, Cause, Execution, Status, Task, Trigger, same_slots
+from car_sched_nb.occurrence import execution_id, manual_slot, occurrence_id, slot_text
+from car_sched_nb.runners.base import AgentRunner, Runner, SharedInfra
+from car_sched_nb.runners.python import PythonRunner
+from car_sched_nb.runners.shell import ShellRunner
+from car_sched_nb.runners.user import RunFunction, UserRunner
+from car_sched_nb.store import records
+from car_sched_nb.store.ops import Call, Settle
+from car_sched_nb.store.owners import Owner, reconcile
+from car_sched_nb.store.records import Defined
+from car_sched_nb.store.sqlite import MEMORY, SqliteStore
+from car_sched_nb.store.writer import Writer
+from car_sched_nb.triggers import schedule_of
+
+_TRIES = 10
+
+
+class Scheduler:
+    """Plans and runs tasks; `async with Scheduler(store) as s:` on asyncio or trio.
+
+    Its methods belong to the loop that entered it; in a notebook `car.scheduler()` is the same, synchronous and
+    from any thread.
+
+    Parameters
+    ----------
+    store
+        A path, `:memory:` (default), or an open store, which is then left open.
+    namespace
+        Whose tasks these are: a notebook's path, or any text.
+    runner
+        An `AgentRunner` or async function, registered as `agent`.
+    python
+        The runner of Python bodies; gives them their names.
+    host
+        The loop that asynchronous bodies run on.
+    owner_name
+        How others are told who runs something.
+    max_running
+        Executions that run at the same time.
+
+    Raises
+    ------
+    StoreError
+        On entering, when the store cannot be used; each says what to do instead.
+    """
+
+    def __init__(
+        self,
+        store: str | os.PathLike[str] | SqliteStore = MEMORY,
+        *,
+        namespace: str = "default",
+        runner: AgentRunner | RunFunction | None = None,
+        python: PythonRunner | None = None,
+        host: LoopHost | None = None,
+        owner_name: str | None = None,
+        clock: Clock | None = None,
+        max_running: int = 64,
+    ) -> None:
+        self.namespace = namespace
+        self.clock = clock or SystemClock()
+        self.infra = SharedInfra()
+        self.python = python or PythonRunner()
+        self.runners: dict[str, Runner] = {"python": self.python, "shell": ShellRunner()}
+        self._host = host or OwnLoop()
+        self._given = store
+        self._owner_name = owner_name or f"{getpass.getuser()}@{socket.gethostname()} {namespace}"
+        self._max_running = max_running
+        self._events = Events()
+        self._entered = False
+        if runner is not None:
+            self.register("agent", runner)
+
+    # Life
+
+    async def __aenter__(self) -> Self:
+        self._own_store = not isinstance(self._given, SqliteStore)
+        self.store = await anyio.to_thread.run_sync(self._open)
+        self._owner = await anyio.to_thread.run_sync(self._arrive)
+        self._group = anyio.create_task_group()
+        await self._group.__aenter__()
+        self._soon = soon_caller()
+        self.writer = Writer(self.store, self._soon)
+        self.engine = Engine(
+            self.store,
+            self.writer,
+            self._group,
+            owner=self._owner.id,
+            clock=self.clock,
+            runners=self.runners,
+            infra=self.infra,
+            events=self._events,
+            max_running=self._max_running,
+        )
+        self._watcher = Watcher(self._file_changed, lambda armed, text: self.engine.tell("error", armed.task, text=text))
+        self.engine.file_due = self._watcher.read
+        for service in (self.writer.deliver, self.engine.timer, self._watcher.run):
+            self._group.start_soon(service)
+        self._entered = True
+        return self
+
+    def _open(self) -> SqliteStore:
+        store = self._given if isinstance(self._given, SqliteStore) else SqliteStore(self._given)
+        store.migrate()
+        return store
+
+    def _arrive(self) -> Owner:
+        now_us = self.clock.now_us()
+        self.interrupted = reconcile(self.store, now_us)
+        return Owner(self.store, self._owner_name, now_us)
+
+    async def __aexit__(self, *failure: Any) -> bool | None:
+        self._entered = False
+        self.engine.closing = True
+        with anyio.CancelScope(shield=True):
+            for armed in list(self.engine.armed.values()):
+                self.engine.disarm(armed.task.id)
+            runs = [run for runs in self.engine.runs.values() for run in runs]
+            for run in runs:
+                run.cancel(Status.INTERRUPTED)
+            for run in runs:
+                await run.ended.wait()
+        self._group.cancel_scope.cancel()
+        handled = await self._group.__aexit__(*failure)
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(self._leave)
+        return handled
+
+    def _leave(self) -> None:
+        self.writer.close()
+        self._owner.leave(self.clock.now_us())
+        if self._own_store:
+            self.store.close()
+
+    @property
+    def owner(self) -> str:
+        """The id of this life of this scheduler."""
+        return self._owner.id
+
+    @property
+    def owner_name(self) -> str:
+        """Its readable name."""
+        return self._owner_name
+
+    def register(self, name: str, runner: AgentRunner | RunFunction) -> None:
+        """Add a runner, or replace the user's one of that name."""
+        self.runners[name] = UserRunner(name, runner, self._host)
+
+    # Defining
+
+    def check(self, task: Task) -> Task:
+        """Return the task in canonical form, or refuse it; stores nothing."""
+        return checked(task, self.runners)
+
+    async def define(self, task: Task) -> Defined:
+        """Store a task without planning it; unchanged, it changes nothing.
+
+        Raises
+        ------
+        InvalidInput, UnknownRunner
+            When it can never run; nothing is stored.
+        """
+        self._check_entered()
+        task = self.check(task)
+        for _ in range(_TRIES):
+            baseline = await self._baseline(task)
+            try:
+                defined: Defined = await self._call(records.define, task, self.namespace, self.clock.now_us(), baseline)
+            except DefinitionChanged:
+                continue
+            if defined.change != "unchanged":
+                self.engine.tell("added" if defined.change == "new" else "changed", defined.task)
+            return defined
+        raise DefinitionChanged(task.name)
+
+    async def _baseline(self, task: Task) -> str | None:
+        if task.trigger is not Trigger.FILE_WATCH:
+            return None
+        old = records.find(self.store, self.namespace, task.name)
+        if old and same_slots(old, task):
+            return None
+        return cursor_of(await anyio.to_thread.run_sync(partial(files.digest, task.watch_path)), 0)
+
+    async def add(self, task: Task) -> Task:
+        """Store a task and plan it from now on; return it as stored."""
+        defined = await self.define(task)
+        return await self.arm(defined.task.name)
+
+    async def arm(self, name: str, *, remaining: int | None = None) -> Task:
+        """Plan a stored task in this scheduler; what passed unserved follows its catch-up."""
+        task = self.task(name)
+        self.engine.arm(task, remaining)
+        self._watcher.set(self.engine.armed.values())
+        await self._call(_note_armed, self._owner.id, task.id)
+        self.engine.tell("armed", task)
+        return task
+
+    async def disarm(self, name: str) -> None:
+        """Plan a task here no more; it stays stored, and what runs goes on."""
+        task = self.task(name)
+        self._disarm(task.id)
+        await self._call(_note_disarmed, self._owner.id, task.id)
+
+    def _disarm(self, task_id: str) -> None:
+        self.engine.disarm(task_id)
+        self._watcher.set(self.engine.armed.values())
+
+    # Looking
+
+    def task(self, name: str) -> Task:
+        """Return a task by name, with its state.
+
+        Raises
+        ------
+        UnknownTask
+            With the nearest name.
+        """
+        self._check_entered()
+        return records.get(self.store, self.namespace, name)
+
+    def tasks(self) -> list[Task]:
+        """Return the tasks of this namespace, oldest first."""
+        self._check_entered()
+        return records.tasks(self.store, self.namespace)
+
+    def executions(self, name: str | None = None, newest: int | None = None) -> list[Execution]:
+        """Return executions of one task, or of the namespace, oldest first."""
+        if name is None:
+            return records.executions(self.store, "t.namespace = ?", self.namespace, newest=newest)
+        return records.executions(self.store, "e.task_id = ?", self.task(name).id, newest=newest)
+
+    def events(self) -> AsyncIterator[Event]:
+        """Return what happens from now on; a slow reader loses the oldest events."""
+        return self._events.stream()
+
+    def listen(self, listener: Callable[[Event], None]) -> Callable[[], None]:
+        """Call a function on the engine's loop at each event; return what ends that."""
+        return self._events.listen(listener)
+
+    def live(self, name: str | None = None) -> list[Run]:
+        """Return what runs or waits here now."""
+        return [
+            run for runs in self.engine.runs.values() for run in runs if name is None or run.task.name == name
+        ]
+
+    # Running
+
+    async def run_once(self, task: Task | str, *, params: Mapping[str, Any] | None = None) -> Execution:
+        """Serve the current slot and return its execution; served before, it is not run again.
+
+        A failed occurrence is run again, as its next attempt. A manual task runs each time.
+
+        Raises
+        ------
+        TaskPaused
+            When the task is disabled.
+        """
+        stored = (await self.define(task)).task if isinstance(task, Task) else self.task(task)
+        run = await self._claim_current(stored, params)
+        if isinstance(run, Execution):
+            return run
+        await run.ended.wait()
+        assert run.execution is not None
+        return run.execution
+
+    async def _claim_current(self, task: Task, params: Mapping[str, Any] | None) -> Run | Execution:
+        for _ in range(_TRIES):
+            if not task.enabled:
+                raise TaskPaused(task.name)
+            if task.trigger is Trigger.MANUAL:
+                return await self._claim_by_hand(task, params)
+            claimed = await self._try_current(task, params)
+            if claimed is not None:
+                return claimed
+            task = self.task(task.name)
+        raise DefinitionChanged(task.name)
+
+    async def _try_current(self, task: Task, params: Mapping[str, Any] | None) -> Run | Execution | None:
+        now_us = self.clock.now_us()
+        slot, at_us, expected, cursor = await self._current(task, now_us)
+        text = slot_text(task.revision, slot)
+        occurrence = occurrence_id(task.id, task.trigger, text)
+        tried = records.executions(self.store, "e.occurrence_id = ? AND e.attempt > 0", occurrence)
+        served = [e for e in tried if e.status in LIVE or e.status is Status.COMPLETED]
+        if served:
+            return served[-1]
+        attempt = len(tried) + 1
+        run = self.engine.new_run(
+            task,
+            (text, occurrence, execution_id(occurrence, attempt)),
+            at_us,
+            now_us,
+            attempt=attempt,
+            cause=Cause.RETRY if tried else Cause.HAND,
+            params=params,
+        )
+        if await self.engine.claim(run, self._claim_op(task, run, now_us, expected, cursor)):
+            return run
+        return None
+
+    async def _current(self, task: Task, now_us: int) -> tuple[str, int, str | None, str | None]:
+        """Return (slot, planned instant, expected cursor, new cursor); the cursor moves when no slot is left out."""
+        if task.trigger is Trigger.FILE_WATCH:
+            digest = await anyio.to_thread.run_sync(partial(files.digest, task.watch_path))
+            old, counter = parts_of(task.cursor)
+            if digest == old:
+                return self._file_slot(task, digest, counter), now_us, None, None
+            moved = cursor_of(digest, counter + 1)
+            return self._file_slot(task, digest, counter + 1), now_us, task.cursor, moved
+        plan = schedule_of(task)
+        assert plan is not None
+        fire = plan.current(now_us)
+        if fire is None:
+            raise DefinitionChanged(task.name)
+        following = plan.next_fire(task.cursor)
+        if following is not None and following.slot == fire.slot:
+            return fire.slot, fire.at_us, task.cursor, fire.slot
+        return fire.slot, fire.at_us, None, None
+
+    def _claim_op(self, task: Task, run: Run, now_us: int, expected: str | None, cursor: str | None) -> Settle:
+        plan = schedule_of(task)
+        following = plan.next_fire(cursor) if plan and cursor is not None else None
+        return Settle(
+            task_id=task.id,
+            revision=task.revision,
+            version=task.version,
+            now=now_us,
+            expected=expected,
+            cursor=cursor,
+            next_at=following.at_us if following else None,
+            free=task.overlap != "allow",
+            by_hand=run.row.cause == Cause.HAND and cursor is None,
+            claim=run.row,
+        )
+
+    async def run_now(self, name: str, *, params: Mapping[str, Any] | None = None) -> Execution:
+        """Start a task outside its grid, now; return its execution once it is claimed, without waiting for its end.
+
+        While it runs already the execution returned is `skipped`, unless overlap is allowed.
+        """
+        claimed = await self._claim_by_hand(self.task(name), params)
+        return claimed if isinstance(claimed, Execution) else row_execution(claimed.task, claimed.row)
+
+    async def _claim_by_hand(self, task: Task, params: Mapping[str, Any] | None) -> Run | Execution:
+        for _ in range(_TRIES):
+            now_us = self.clock.now_us()
+            slot = manual_slot()
+            ids = (slot, occurrence_id(task.id, Trigger.MANUAL, slot), occurrence_id(task.id, Trigger.MANUAL, slot))
+            run = self.engine.new_run(
+                task, ids, now_us, now_us, cause=Cause.HAND, trigger=Trigger.MANUAL, params=params
+            )
+            if await self.engine.claim(run, self._claim_op(task, run, now_us, None, None)):
+                return run
+            again = self.task(task.name)
+            if (again.revision, again.version) == (task.revision, task.version):
+                return await self._skip_by_hand(again, ids, now_us)
+            task = again
+        raise DefinitionChanged(task.name)
+
+    async def _skip_by_hand(self, task: Task, ids: tuple[str, str, str], now_us: int) -> Execution:
+        row = new_row(
+            task,
+            ids,
+            status=Status.SKIPPED,
+            scheduled_at=now_us,
+            finished_at=now_us,
+            cause=Cause.HAND,
+            trigger=Trigger.MANUAL,
+            reason="overlap",
+        )
+        await self.writer.write(
+            Settle(
+                task_id=task.id,
+                revision=task.revision,
+                version=task.version,
+                now=now_us,
+                by_hand=True,
+                free=False,
+                gap=row,
+            )
+        )
+        execution = row_execution(task, row)
+        self.engine.tell("gap", task, execution=execution)
+        return execution
+
+    async def run_loop(self, task: Task | str, max_iterations: int | None = None) -> list[Execution]:
+        """Plan a task and return its executions when `max_iterations` of them have ended.
+
+        A manual or once task has one. Cancelling it stops what runs and plans the task no more. Slots that
+        were skipped or missed do not count.
+        """
+        return await self._loop(task, max_iterations, None)
+
+    async def _loop(self, task: Task | str, most: int | None, handle: TaskHandle | None) -> list[Execution]:
+        stored = (await self.define(task)).task if isinstance(task, Task) else self.task(task)
+        if stored.trigger in (Trigger.MANUAL, Trigger.ONCE):
+            most = min(1, most) if most is not None else 1
+        if most == 0:
+            return []
+        if not stored.enabled:
+            raise TaskPaused(stored.name)
+        found: list[Execution] = []
+        enough = anyio.Event()
+
+        def hear(event: Event) -> None:
+            if event.task.id != stored.id:
+                return
+            if event.kind == "finished" and event.execution:
+                found.append(event.execution)
+                if handle:
+                    handle.add(event.execution, event.result)
+            if len(found) == most or event.kind in ("deleted", "disarmed"):
+                enough.set()
+
+        stop = self.listen(hear)
+        try:
+            if stored.trigger is Trigger.MANUAL:
+                await self.run_now(stored.name)
+            elif stored.trigger is Trigger.ONCE and stored.next_at is None:
+                return [e for e in self.executions(stored.name, newest=1)]
+            else:
+                await self.arm(stored.name, remaining=most)
+            await enough.wait()
+        finally:
+            self._disarm(stored.id)
+            with anyio.CancelScope(shield=True):
+                await self._stop(stored.id, Status.CANCELLED)
+            stop()
+        return found
+
+    def spawn(self, task: Task | str, max_iterations: int | None = None) -> TaskHandle:
+        """Run a task in the background and return its handle at once."""
+        self._check_entered()
+        name = task.name if isinstance(task, Task) else task
+        scope = anyio.CancelScope()
+        handle = TaskHandle("", name, lambda: self._soon(scope.cancel))
+
+        async def work() -> None:
+            error: BaseException | None = None
+            try:
+                with scope:
+                    await self._loop(task, max_iterations, handle)
+            except Exception as failure:  # noqa: BLE001 - it belongs to whoever awaits the handle
+                error = failure
+            finally:
+                handle.end(error)
+
+        self._group.start_soon(work)
+        return handle
+
+    async def wait(self, *names: str, timeout_s: float | None = None) -> bool:
+        """Return True when what runs or is due now has ended, False when that took longer than `timeout_s`."""
+        with anyio.move_on_after(timeout_s):
+            while self._in_progress(names):
+                await self.engine.changed.wait()
+            return True
+        return False
+
+    def _in_progress(self, names: Iterable[str]) -> bool:
+        wanted = set(names)
+        now_us = self.clock.now_us()
+        if any(not wanted or run.task.name in wanted for run in self.live()):
+            return True
+        return any(
+            not self.engine.nothing_due(armed, now_us)
+            for armed in self.engine.armed.values()
+            if not wanted or armed.task.name in wanted
+        )
+
+    # Steering
+
+    async def cancel(self, name: str) -> int:
+        """Stop what runs or waits of a task; return how many when all of it has really stopped.
+
+        The task goes on with its next slot.
+        """
+        return await self._stop(self.task(name).id, Status.CANCELLED)
+
+    def cancel_soon(self, name: str) -> int:
+        """Ask what runs or waits of a task to stop; return how many were asked, at once."""
+        return len(self._ask_to_stop(self.task(name).id, Status.CANCELLED))
+
+    def _ask_to_stop(self, task_id: str, status: Status) -> list[Run]:
+        runs = list(self.engine.runs.get(task_id, ()))
+        for run in runs:
+            run.cancel(status)
+            self.engine.tell("cancelling", run.task, run)
+        return runs
+
+    async def _stop(self, task_id: str, status: Status) -> int:
+        runs = self._ask_to_stop(task_id, status)
+        for run in runs:
+            await run.ended.wait()
+        return len(runs)
+
+    async def pause(self, name: str) -> bool:
+        """Start no more slots of a task until it is resumed; what runs goes on. Return whether that is new."""
+        task = self.task(name)
+        changed: bool = await self._call(records.set_enabled, task.id, False)
+        self._take(task.name)
+        if changed:
+            self.engine.tell("paused", self.task(name))
+        return changed
+
+    async def resume(self, name: str) -> bool:
+        """Plan a paused task again; what passed meanwhile is one `skipped` row. Return whether that is new."""
+        task = self.task(name)
+        if task.enabled:
+            await self.arm(name)
+            return False
+        await self._skip_paused(task)
+        await self._call(records.set_enabled, task.id, True)
+        await self.arm(name)
+        self.engine.tell("resumed", self.task(name))
+        return True
+
+    async def _skip_paused(self, task: Task) -> None:
+        plan = schedule_of(task)
+        now_us = self.clock.now_us()
+        passed = plan.passed(task.cursor, now_us) if plan else None
+        if passed is None:
+            return
+        gap = Plan(passed.last.slot, None, passed.first, passed.count, Status.SKIPPED, "paused")
+        op = msgspec.structs.replace(settle(Armed(task), gap, now_us, None), by_hand=True)
+        await self.writer.write(op)
+
+    def _take(self, name: str) -> None:
+        """Have the engine follow a task's row as it is now."""
+        task = self.task(name)
+        armed = self.engine.armed.get(task.id)
+        if armed:
+            armed.take(task)
+            self.engine.replan(armed)
+            self._watcher.set(self.engine.armed.values())
+
+    async def delete(self, name: str) -> None:
+        """Cancel a task and hide it; its history stays and its name is free."""
+        task = self.task(name)
+        self._disarm(task.id)
+        await self._call(records.delete, task.id, self.clock.now_us())
+        await self._stop(task.id, Status.CANCELLED)
+        self.engine.tell("deleted", task)
+
+    async def adopt(self, old: str) -> int:
+        """Move the tasks of another namespace into this one; return how many."""
+        count: int = await self._call(records.adopt, old, self.namespace)
+        return count
+
+    async def recheck(self) -> None:
+        """Look again at tasks that wait for a name; a notebook calls it after each cell."""
+        self.engine.recheck()
+
+    # Inside
+
+    def _file_slot(self, task: Task, digest: str, counter: int) -> str:
+        """Return the slot of a content; one that comes back is told from the first by its counter."""
+        occurrence = occurrence_id(task.id, task.trigger, slot_text(task.revision, digest))
+        known = self.store.rows("SELECT 1 FROM executions WHERE occurrence_id = ? LIMIT 1", occurrence)
+        return f"{digest}.{counter}" if known else digest
+
+    def _file_changed(self, armed: Armed, cursor: str, digest: str, counter: int) -> None:
+        # While it runs, the change waits: what counts is the content when the body is free again.
+        busy = bool(self.engine.runs.get(armed.task.id)) and armed.task.overlap != "allow"
+        if busy or armed.settling or armed.remaining == 0:
+            return
+        if not self.engine.waits_for_names(armed):
+            self.engine.settle_file(armed, cursor, self._file_slot(armed.task, digest, counter))
+
+    async def _call(self, fn: Callable[..., Any], *args: Any) -> Any:
+        return await self.writer.write(Call(lambda db: fn(db, *args)))
+
+    def _check_entered(self) -> None:
+        if not self._entered:
+            raise SchedulerClosed
+
+
+def _note_armed(db: Any, owner: str, task_id: str) -> None:
+    db.execute("INSERT OR IGNORE INTO armed (owner, task_id) VALUES (?, ?)", (owner, task_id))
+
+
+def _note_disarmed(db: Any, owner: str, task_id: str) -> None:
+    db.execute("DELETE FROM armed WHERE owner = ? AND task_id = ?", (owner, task_id))

@@ -1,0 +1,123 @@
+"""Everything that this package raises on purpose; each class writes its own message."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class CarError(Exception):
+    """Base of every error of this package."""
+
+
+class InvalidInput(CarError, ValueError):
+    """Raised when something that was typed cannot be used; the message says what to type instead."""
+
+
+class UnknownTask(CarError, KeyError):
+    """Raised when no task of the namespace has the name."""
+
+    def __init__(self, name: str, known: Iterable[str] = ()) -> None:
+        super().__init__(f"no task is named {name!r}{nearest(name, known, none='; %car list shows what there is')}")
+
+    def __str__(self) -> str:
+        # KeyError shows the repr of its argument, which would quote the whole sentence.
+        return str(self.args[0])
+
+
+class UnknownRunner(CarError, LookupError):
+    """Raised when a task names a runner that this scheduler does not have."""
+
+    def __init__(self, name: str, known: Iterable[str]) -> None:
+        names = sorted(known)
+        super().__init__(
+            f"no runner is named {name!r}{nearest(name, names)}; there are {', '.join(names)}. "
+            f"Register your own with @car.runner({name!r})"
+        )
+
+
+class TaskPaused(CarError):
+    """Raised when a paused task is asked to serve its slot."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"{name} is paused; resume it first: %car resume {name}")
+
+
+class DefinitionChanged(CarError):
+    """Raised when the task was changed or deleted by somebody else between reading and writing it."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"{name} was changed elsewhere at the same moment; run its cell again")
+
+
+class SchedulerClosed(CarError, RuntimeError):
+    """Raised when a scheduler is used before it was entered or after it was left."""
+
+    def __init__(self) -> None:
+        super().__init__("this scheduler is not running; use it inside `async with Scheduler(...)`")
+
+
+class WouldBlock(CarError, RuntimeError):
+    """Raised when waiting here would stop the very loop that has to do the work."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"{name} runs on the kernel's loop, which this call would block; "
+            f"start it with car.run_now({name!r}) and then `await car.wait({name!r})`"
+        )
+
+
+class StoreError(CarError):
+    """Base of the errors of a store."""
+
+
+class StoreNotADatabase(StoreError):
+    """Raised when the path given as a store holds something else."""
+
+    def __init__(self, path: str, why: str) -> None:
+        super().__init__(f"{path} is not a store of car_sched_nb ({why}); give another path: store='tasks.db'")
+
+
+class StoreReadOnly(StoreError):
+    """Raised when the store, or the folder that its journal needs, cannot be written."""
+
+    def __init__(self, path: str, why: str = "read-only") -> None:
+        super().__init__(f"the store {path} cannot be written ({why}); change its permissions or give store=PATH")
+
+
+class StoreTooNew(StoreError):
+    """Raised when the store was written by a newer version of this package."""
+
+    def __init__(self, path: str, found: int, known: int) -> None:
+        super().__init__(
+            f"the store {path} has schema version {found}, this car_sched_nb knows version {known}; "
+            "upgrade with: pip install -U car-sched-nb"
+        )
+
+
+class StoreOnNetwork(StoreError):
+    """Raised when the store would lie on a network file system, where SQLite's locks do not hold."""
+
+    def __init__(self, path: str, kind: str) -> None:
+        super().__init__(f"{path} is on a network file system ({kind}), where locks do not hold; give a local store=PATH")
+
+
+class TaskCancelled(BaseException):
+    """Raised inside a synchronous body whose execution is cancelled or timed out.
+
+    A BaseException, so that `except Exception` in a body does not swallow it.
+    """
+
+
+class BodyFailed(CarError):
+    """Raised by a runner to fail an execution with a text of its own instead of a traceback."""
+
+    def __init__(self, message: str, error_type: str = "BodyFailed") -> None:
+        super().__init__(message)
+        self.error_type = error_type
+
+
+def nearest(given: str, known: Iterable[str], none: str = "") -> str:
+    """Return "; did you mean 'x'?" for the closest of `known`, or `none`."""
+    close = difflib.get_close_matches(given, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else none

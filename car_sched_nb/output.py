@@ -1,0 +1,183 @@
+"""Output of an execution, kept with it and never printed into somebody else's cell.
+
+Which execution a write belongs to is a context variable, so concurrent bodies on one loop and bodies in
+threads are told apart. The C level (file descriptors) and threads that a body starts itself are not seen.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable
+from contextvars import ContextVar
+from pathlib import Path
+from typing import IO, Any
+
+HEAD = 64 * 1024
+TAIL = 64 * 1024
+"""Characters kept of the first and of the last part; the whole text goes to a file when it is longer."""
+
+ANSWER = 16 * 1024
+"""Characters of an answer or an error that a row keeps."""
+
+
+class Output:
+    """What one execution printed; written and read from any thread.
+
+    Parameters
+    ----------
+    spill
+        Where the full text goes once it is longer than `HEAD + TAIL`; None drops the middle.
+    """
+
+    def __init__(self, spill: Path | None = None) -> None:
+        self._lock = threading.Lock()
+        self._head: list[str] = []
+        self._head_length = 0
+        self._tail: deque[str] = deque()
+        self._tail_length = 0
+        self._cut = 0
+        self._spill = spill
+        self._file: IO[str] | None = None
+        self.displays: list[dict[str, Any]] = []
+        self.length = 0
+
+    def write(self, text: str) -> int:
+        """Append text; return its length, as a stream does."""
+        with self._lock:
+            self.length += len(text)
+            if self._head_length < HEAD and not self._tail:
+                room = HEAD - self._head_length
+                self._head.append(text[:room])
+                self._head_length += min(room, len(text))
+                rest = text[room:]
+            else:
+                rest = text
+            if rest:
+                self._append_tail(rest)
+        return len(text)
+
+    def _append_tail(self, text: str) -> None:
+        self._tail.append(text)
+        self._tail_length += len(text)
+        if self._tail_length <= TAIL:
+            return
+        if self._file is None and self._spill is not None:
+            self._file = _open_spill(self._spill)
+            self._put("".join(self._head), *list(self._tail)[:-1])
+            self._put(text)
+        elif self._file is not None:
+            self._put(text)
+        while self._tail_length - TAIL > 0:
+            excess = self._tail_length - TAIL
+            first = self._tail.popleft()
+            if len(first) > excess:
+                self._tail.appendleft(first[excess:])
+                first = first[:excess]
+            self._tail_length -= len(first)
+            self._cut += len(first)
+
+    def _put(self, *parts: str) -> None:
+        assert self._file is not None
+        for part in parts:
+            self._file.write(part)
+
+    @property
+    def path(self) -> Path | None:
+        """The file with the full text, when it was too long to keep."""
+        return self._spill if self._file is not None else None
+
+    def text(self) -> str:
+        """Return what was kept, with a line that says how much is not shown."""
+        with self._lock:
+            if self._file and not self._file.closed:
+                self._file.flush()
+            cut = f"\n... {self._cut:,} characters not shown ...\n" if self._cut else ""
+            return clean("".join(self._head) + cut + "".join(self._tail))
+
+    def close(self) -> None:
+        """Close the file of the full text, if there is one."""
+        with self._lock:
+            if self._file and not self._file.closed:
+                self._file.close()
+
+
+def _open_spill(path: Path) -> IO[str]:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return path.open("w", encoding="utf-8", errors="backslashreplace", opener=_private)
+
+
+def _private(path: str, flags: int) -> int:
+    import os
+
+    return os.open(path, flags, 0o600)
+
+
+def clean(text: str) -> str:
+    """Return text that a database takes: no NUL, no lone surrogate."""
+    return text.replace("\x00", "\ufffd").encode("utf-8", "replace").decode()
+
+
+def clip(text: str, most: int = ANSWER) -> str:
+    """Return clean text of at most `most` characters, its middle replaced by how much is missing."""
+    if len(text) > most:
+        half = (most - 50) // 2
+        text = f"{text[:half]}\n... {len(text) - 2 * half:,} characters not shown ...\n{text[-half:]}"
+    return clean(text)
+
+
+current_output: ContextVar[Output | None] = ContextVar("car_current_output", default=None)
+
+
+class Routed:
+    """A stream that sends each write to the output of the execution that made it, else to the stream below."""
+
+    def __init__(self, below: Any) -> None:
+        self._below = below
+
+    def write(self, text: str) -> int:
+        output = current_output.get()
+        if output is None:
+            return int(self._below.write(text) or 0)
+        return output.write(text if isinstance(text, str) else str(text))
+
+    def writelines(self, lines: Any) -> None:
+        for line in lines:
+            self.write(line)
+
+    def flush(self) -> None:
+        if current_output.get() is None:
+            self._below.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._below, name)
+
+
+def route_streams() -> Callable[[], None]:
+    """Put `Routed` streams over `sys.stdout` and `sys.stderr`; return what takes them off again.
+
+    Log handlers that already hold one of the streams are moved too.
+    """
+    taken: dict[int, tuple[str, Any, Routed]] = {}
+    for name in ("stdout", "stderr"):
+        below = getattr(sys, name)
+        if not isinstance(below, Routed):
+            taken[id(below)] = (name, below, Routed(below))
+            setattr(sys, name, taken[id(below)][2])
+    handlers = [ref() for ref in logging._handlerList]  # type: ignore[attr-defined]  # noqa: SLF001 - no public list
+    moved = []
+    for handler in handlers:
+        if isinstance(handler, logging.StreamHandler) and id(handler.stream) in taken:
+            moved.append((handler, handler.stream))
+            handler.setStream(taken[id(handler.stream)][2])
+
+    def restore() -> None:
+        for name, below, routed in taken.values():
+            if getattr(sys, name) is routed:
+                setattr(sys, name, below)
+        for handler, stream in moved:
+            handler.setStream(stream)
+
+    return restore

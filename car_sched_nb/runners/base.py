@@ -1,0 +1,230 @@
+"""What a runner is given and what it gives back, in the shape of the Common Agent Runtime."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from contextvars import ContextVar
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import msgspec
+
+from car_sched_nb.errors import CarError
+from car_sched_nb.output import Output
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from car_sched_nb.model import Task
+
+
+class AgentSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """Who is to do the work: a task's agent settings."""
+
+    name: str
+    system_prompt: str = ""
+    tools: tuple[str, ...] = ()
+    max_turns: int = 10
+    metadata: dict[str, Any] = msgspec.field(default_factory=dict)
+    cache_control: bool = False
+
+
+class AgentOutput(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of the work; an output whose `error` is set is a failed execution."""
+
+    name: str = ""
+    answer: str = ""
+    turns: int | None = None
+    tool_calls: int | None = None
+    duration_ms: float | None = None
+    error: str | None = None
+    outcome: str | None = None
+    tokens_in: int | None = None
+    tokens_out: int | None = None
+    cost: float | None = None
+    model: str | None = None
+    tools_used: tuple[str, ...] = ()
+
+
+class Occurrence(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run is for: its id, its slot and the instant that was planned (aware UTC)."""
+
+    id: str
+    execution_id: str
+    task: str
+    slot: str
+    scheduled_at: datetime
+    attempt: int = 1
+    params: dict[str, Any] = msgspec.field(default_factory=dict)
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """How far a run has come; `total` is None when nobody knows."""
+
+    done: float
+    total: float | None = None
+    note: str = ""
+
+
+class Mailbox:
+    """Messages from task to task, by name, within one scheduler; from any thread."""
+
+    def __init__(self, owner: str, boxes: dict[str, deque[Any]], lock: threading.Lock) -> None:
+        self._owner = owner
+        self._boxes = boxes
+        self._lock = lock
+
+    def send(self, task: str, message: Any) -> None:
+        """Put a message into another task's box."""
+        with self._lock:
+            self._boxes.setdefault(task, deque()).append(message)
+
+    def receive(self) -> list[Any]:
+        """Take all that came for this task, oldest first."""
+        with self._lock:
+            box = self._boxes.pop(self._owner, deque())
+        return list(box)
+
+
+class Runtime:
+    """What a running body may reach: its occurrence, progress, shared state, tools and a logger."""
+
+    def __init__(
+        self,
+        occurrence: Occurrence,
+        infra: SharedInfra,
+        output: Output,
+        report: Callable[[Progress], None],
+        last_success: Callable[[], datetime | None],
+    ) -> None:
+        self.occurrence = occurrence
+        self.state = infra.state
+        self.tools = infra.tools
+        self.output = output
+        self.logger = logging.getLogger(f"car_sched_nb.task.{occurrence.task}")
+        self._report = report
+        self._last_success = last_success
+
+    @property
+    def scheduled_at(self) -> datetime:
+        """The instant that was planned, aware UTC."""
+        return self.occurrence.scheduled_at
+
+    @property
+    def slot(self) -> str:
+        """The planned slot."""
+        return self.occurrence.slot
+
+    @property
+    def attempt(self) -> int:
+        """1 for the first attempt."""
+        return self.occurrence.attempt
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The task's parameters, with those of this run over them."""
+        return self.occurrence.params
+
+    @property
+    def last_success(self) -> datetime | None:
+        """When the task last completed, or None."""
+        return self._last_success()
+
+    def progress(self, done: float, total: float | None = None, note: str = "") -> None:
+        """Tell the dashboard how far the work has come; from any thread."""
+        self._report(Progress(float(done), None if total is None else float(total), note))
+
+
+class SharedInfra:
+    """What all runs of one scheduler share."""
+
+    def __init__(self) -> None:
+        self.state: dict[str, Any] = {}
+        self.tools: dict[str, Callable[..., Any]] = {}
+        self._boxes: dict[str, deque[Any]] = {}
+        self._lock = threading.Lock()
+
+    def mailbox(self, task: str) -> Mailbox:
+        """Return the mailbox of a task."""
+        return Mailbox(task, self._boxes, self._lock)
+
+
+@runtime_checkable
+class AgentRunner(Protocol):
+    """Does the work of a task; an exception or an output with `error` is a failed execution."""
+
+    async def run(self, spec: AgentSpec, prompt: str, runtime: Runtime, mailbox: Mailbox) -> AgentOutput:
+        """Do the work; cancelled by cancelling this coroutine."""
+        ...
+
+
+class Work(msgspec.Struct, frozen=True, kw_only=True):
+    """One execution, as the engine hands it to a runner of its own.
+
+    `begin` is awaited before the work starts, at most once and only where the work may have to wait for its
+    loop; it returns after the start is committed.
+    """
+
+    task: Task
+    spec: AgentSpec
+    runtime: Runtime
+    mailbox: Mailbox
+    begin: Callable[[], Any]
+
+
+class Runner(Protocol):
+    """A runner of the engine: checks a task where it is defined, and does its work on the engine's loop."""
+
+    def check(self, task: Task) -> None:
+        """Raise InvalidInput when the task can never run."""
+        ...
+
+    def executor(self, task: Task) -> str:
+        """Return where the work runs: loop, thread, process."""
+        ...
+
+    def missing(self, task: Task) -> str | None:
+        """Return what the task waits for before it can run at all, or None."""
+        ...
+
+    def waits_for_loop(self, task: Task) -> bool:
+        """Tell whether the work may have to wait for a loop that is not the engine's."""
+        ...
+
+    async def run(self, work: Work) -> tuple[AgentOutput, Any]:
+        """Do the work; return its output and the live result. Cancelling it stops the work before it returns."""
+        ...
+
+
+class NotInATask(CarError, RuntimeError):
+    """Raised when `car.current()` is called outside the body of a task."""
+
+    def __init__(self) -> None:
+        super().__init__("car.current() works inside the body of a task only")
+
+
+current_runtime: ContextVar[Runtime | None] = ContextVar("car_current_runtime", default=None)
+
+
+def current() -> Runtime:
+    """Return the runtime of the execution that asks.
+
+    Raises
+    ------
+    NotInATask
+        Outside the body of a task.
+    """
+    runtime = current_runtime.get()
+    if runtime is None:
+        raise NotInATask
+    return runtime
+
+
+def prompt_fields(text: str, values: Mapping[str, str]) -> str:
+    """Replace `{name}` by plain-name substitution only: no attributes, no indexes, no format codes."""
+    for name, value in values.items():
+        text = text.replace("{" + name + "}", value)
+    return text

@@ -1,0 +1,284 @@
+"""Python bodies: they read the notebook's names, keep their own, and end with an answer."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import builtins
+import inspect
+import linecache
+import sqlite3
+import threading
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from typing import Any
+
+from car_sched_nb.errors import InvalidInput
+from car_sched_nb.executors.loop import LoopHost, OwnLoop
+from car_sched_nb.executors.thread import ThreadPool
+from car_sched_nb.model import Task
+from car_sched_nb.output import clip
+from car_sched_nb.runners.base import AgentOutput, Work, current_runtime
+
+_ANSWER = "__car_answer__"
+_DYNAMIC = frozenset({"exec", "eval", "globals", "locals", "vars", "NameError", "get_ipython"})
+"""A body that uses one of these may make names that its text does not show."""
+
+
+def _always(name: str) -> Any:
+    """Return a name that every body has: `asyncio`, and this package as `car`."""
+    if name == "asyncio":
+        return asyncio
+    if name == "car":
+        import car_sched_nb
+
+        return car_sched_nb
+    raise KeyError(name)
+
+
+class PrivateNames(dict[str, Any]):
+    """The globals of one execution: reads fall through to the notebook, assignments stay here."""
+
+    def __init__(self, outer: Mapping[str, Any]) -> None:
+        super().__init__()
+        self._outer = outer
+
+    def __missing__(self, name: str) -> Any:
+        try:
+            return self._outer[name]
+        except KeyError:
+            return _always(name)
+
+
+class Body:
+    """A compiled body.
+
+    Parameters
+    ----------
+    source
+        Python text; `transform` turns `!cmd` and `%magic` into Python before it is compiled.
+    filename
+        What tracebacks call it; its lines are made known to them.
+
+    Raises
+    ------
+    InvalidInput
+        For an empty body or a syntax error, with its line and caret.
+    """
+
+    def __init__(self, source: str, filename: str, transform: Callable[[str], str] | None = None) -> None:
+        if not source.strip():
+            raise InvalidInput("the body is empty; write the task's code below the %%car_task line")
+        code = transform(source) if transform else source
+        try:
+            tree = ast.parse(code, filename)
+            silent = code.rstrip().endswith(";")
+            if tree.body and isinstance(tree.body[-1], ast.Expr) and not silent:
+                last = tree.body[-1]
+                target = ast.copy_location(ast.Name(_ANSWER, ast.Store()), last)
+                tree.body[-1] = ast.copy_location(ast.Assign([target], last.value), last)
+            flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+            self.code = compile(tree, filename, "exec", flags=flags, dont_inherit=True)
+        except (SyntaxError, ValueError) as error:
+            raise InvalidInput(_syntax_message(error, source)) from None
+        self.filename = filename
+        self.source = source
+        self.is_async = bool(self.code.co_flags & inspect.CO_COROUTINE)
+        self.published = _globals_at_top(tree)
+        self.needs = _needs(tree)
+        lines = source.splitlines(keepends=True)
+        linecache.cache[filename] = (len(source), None, lines, filename)
+
+    def missing(self, names: Mapping[str, Any]) -> list[str]:
+        """Return the names that it needs and that nobody has defined."""
+        return sorted(name for name in self.needs if name not in names)
+
+    def run(self, names: PrivateNames) -> Any:
+        """Run a synchronous body; return its last expression."""
+        exec(self.code, names)  # noqa: S102 - running the user's code is the purpose
+        return names.get(_ANSWER)
+
+    async def run_async(self, names: PrivateNames) -> Any:
+        """Run any body on this loop; return its last expression."""
+        result = eval(self.code, names)  # noqa: S307 - the same
+        if inspect.isawaitable(result):
+            await result
+        return names.get(_ANSWER)
+
+
+def _globals_at_top(tree: ast.Module) -> list[str]:
+    return sorted({name for node in tree.body if isinstance(node, ast.Global) for name in node.names})
+
+
+def _needs(tree: ast.Module) -> frozenset[str]:
+    """Return the names that the body reads and binds nowhere: they must come from the notebook."""
+    read, bound = set(), {_ANSWER}
+    for node in ast.walk(tree):
+        match node:
+            case ast.Name(id=name, ctx=ast.Load()):
+                read.add(name)
+            case ast.Name(id=name) | ast.arg(arg=name) | ast.ExceptHandler(name=str(name)):
+                bound.add(name)
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+                bound.add(name)
+            case ast.alias(name="*"):
+                return frozenset()
+            case ast.alias():
+                bound.add((node.asname or node.name).partition(".")[0])
+            case ast.MatchAs(name=str(name)) | ast.MatchStar(name=str(name)) | ast.MatchMapping(rest=str(name)):
+                bound.add(name)
+            case _:
+                pass
+    if read & _DYNAMIC:
+        return frozenset()
+    always = {"asyncio", "car", "__name__", "__file__", "__builtins__", "display"}
+    return frozenset(name for name in read - bound - always if not hasattr(builtins, name))
+
+
+def _syntax_message(error: SyntaxError | ValueError, source: str) -> str:
+    if not isinstance(error, SyntaxError):
+        return f"the body cannot be compiled: {error}"
+    number = error.lineno or 1
+    lines = (error.text or "").rstrip("\n") or (source.splitlines() or [""])[min(number, source.count("\n") + 1) - 1]
+    caret = " " * max(0, (error.offset or 1) - 1) + "^"
+    said = f"line {number} of the body: {error.msg}\n    {lines}\n    {caret}"
+    return said + ("\nlooks like a prompt; add --runner agent" if _reads_like_prose(source) else "")
+
+
+def _reads_like_prose(source: str) -> bool:
+    """Guess whether somebody wrote words for an agent: several words in a row and no sign of code."""
+    first = next((line.strip() for line in source.splitlines() if line.strip()), "")
+    words = first.rstrip(".?!:").replace(",", "").split()
+    code = set("=()[]{}<>\"#@%\\") & set(first)
+    return len(words) >= 3 and not code and sum(word.replace("'", "").isalpha() for word in words) >= len(words) - 1
+
+
+Publish = Callable[[Mapping[str, Any]], Awaitable[None]]
+
+
+class PythonRunner:
+    """Runs Python bodies, and functions that were decorated with `@car.task`.
+
+    Parameters
+    ----------
+    names
+        What bodies read and `--into` publishes to: the notebook's namespace.
+    host
+        Where `executor="loop"` runs.
+    transform
+        Turns a cell's text into Python; IPython's in a notebook.
+    publish
+        Puts names into `names`; waits, where it can, until no cell is in the middle of them.
+    show
+        Turns a result into the answer's text.
+    """
+
+    def __init__(
+        self,
+        names: MutableMapping[str, Any] | None = None,
+        host: LoopHost | None = None,
+        transform: Callable[[str], str] | None = None,
+        publish: Publish | None = None,
+        show: Callable[[Any], str] | None = None,
+    ) -> None:
+        self.names = {} if names is None else names
+        self.functions: dict[str, Callable[..., Any]] = {}
+        self.host = host or OwnLoop()
+        self._threads = ThreadPool()
+        self._transform = transform
+        self._publish = publish or self._publish_now
+        self._show = show or repr
+        self._bodies: dict[str, tuple[str, Body]] = {}
+        self._lock = threading.Lock()
+
+    async def _publish_now(self, values: Mapping[str, Any]) -> None:
+        self.names.update(values)
+
+    def body(self, task: Task) -> Body:
+        """Return the task's body, compiled when it is first needed and after each change."""
+        with self._lock:
+            known = self._bodies.get(task.name)
+        if known and known[0] == task.prompt:
+            return known[1]
+        body = Body(task.prompt, f"<car_task {task.name}>", self._transform)
+        with self._lock:
+            self._bodies[task.name] = (task.prompt, body)
+        return body
+
+    def function(self, task: Task) -> Callable[..., Any] | None:
+        """Return the live function that this very text came from, or None."""
+        found = self.functions.get(task.name)
+        return found if found is not None and getattr(found, "car_prompt", None) == task.prompt else None
+
+    def _is_async(self, task: Task) -> bool:
+        function = self.function(task)
+        return inspect.iscoroutinefunction(function) if function else self.body(task).is_async
+
+    def check(self, task: Task) -> None:
+        if task.executor not in ("", "loop", "thread"):
+            raise InvalidInput(f"--executor is loop or thread for a Python body, not {task.executor!r}")
+        if task.executor == "thread" and self._is_async(task):
+            raise InvalidInput("a body with a top-level await runs on the loop; leave --executor thread away")
+        if task.into and not task.into.isidentifier():
+            raise InvalidInput(f"--into needs a variable's name, not {task.into!r}")
+
+    def executor(self, task: Task) -> str:
+        return task.executor or ("loop" if self._is_async(task) else "thread")
+
+    def waits_for_loop(self, task: Task) -> bool:
+        return self.host.foreign and self.executor(task) == "loop"
+
+    def missing(self, task: Task) -> str | None:
+        if self.function(task):
+            return None
+        missing = self.body(task).missing(self.names)
+        if not missing:
+            return None
+        listed = ", ".join(repr(name) for name in missing)
+        return f"{listed} {'is' if len(missing) == 1 else 'are'} not defined; run {'its' if len(missing) == 1 else 'their'} cell"
+
+    async def run(self, work: Work) -> tuple[AgentOutput, Any]:
+        token = current_runtime.set(work.runtime)
+        try:
+            if self.executor(work.task) == "loop":
+                result, values = await self.host.run(lambda: self._call_async(work), work.begin)
+            else:
+                result, values = await self._threads.run(lambda: self._call(work))
+        except Exception as error:
+            _explain(error)
+            raise
+        finally:
+            current_runtime.reset(token)
+        if work.task.into:
+            values = {**values, work.task.into: result}
+        if values:
+            await self._publish(values)
+        return AgentOutput(answer=self._answer(result)), result
+
+    def _call(self, work: Work) -> tuple[Any, dict[str, Any]]:
+        function = self.function(work.task)
+        if function:
+            return function(**work.runtime.params), {}
+        body, names = self.body(work.task), PrivateNames(self.names)
+        return body.run(names), {name: names[name] for name in body.published if name in names}
+
+    async def _call_async(self, work: Work) -> tuple[Any, dict[str, Any]]:
+        function = self.function(work.task)
+        if function:
+            result = function(**work.runtime.params)
+            return (await result if inspect.isawaitable(result) else result), {}
+        body, names = self.body(work.task), PrivateNames(self.names)
+        return await body.run_async(names), {name: names[name] for name in body.published if name in names}
+
+    def _answer(self, result: Any) -> str:
+        if result is None:
+            return ""
+        return clip(result if isinstance(result, str) else self._show(result))
+
+
+def _explain(error: Exception) -> None:
+    """Add the option that avoids an error which the executor, not the body, brought about."""
+    text = str(error)
+    if isinstance(error, sqlite3.ProgrammingError) and "same thread" in text:
+        error.add_note("The body ran in a thread of its own: open the connection inside the body, or use --executor loop.")
+    elif isinstance(error, RuntimeError) and ("no running event loop" in text or "no current event loop" in text):
+        error.add_note("The body ran in a thread without an event loop: --executor loop runs it on the kernel's.")

@@ -1,0 +1,82 @@
+"""Runners that the user registers: an `AgentRunner`, or an async function of the same parameters."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from car_sched_nb.errors import BodyFailed, InvalidInput
+from car_sched_nb.executors.loop import LoopHost
+from car_sched_nb.model import Task
+from car_sched_nb.output import clip
+from car_sched_nb.runners.base import AgentOutput, AgentRunner, Work, current_runtime, prompt_fields
+
+RunFunction = Callable[..., Awaitable[AgentOutput | str]]
+
+
+class UserRunner:
+    """Runs a user's runner on the kernel's loop, where it shares the notebook's objects.
+
+    Parameters
+    ----------
+    runner
+        An `AgentRunner`, its class, or an async function `(spec, prompt, runtime, mailbox)` that returns an
+        `AgentOutput` or text.
+
+    Raises
+    ------
+    InvalidInput
+        For anything else.
+    """
+
+    def __init__(self, name: str, runner: AgentRunner | RunFunction | type, host: LoopHost) -> None:
+        if isinstance(runner, type):
+            runner = runner()
+        run = runner.run if isinstance(runner, AgentRunner) else runner
+        if not (inspect.iscoroutinefunction(run) or inspect.iscoroutinefunction(getattr(run, "__call__", None))):
+            raise InvalidInput(
+                f"runner {name!r} needs an async function (spec, prompt, runtime, mailbox) or an object whose "
+                "`run` is one; write `async def`"
+            )
+        self._run: RunFunction = run
+        self._host = host
+
+    def check(self, task: Task) -> None:
+        if not task.prompt.strip():
+            raise InvalidInput("the body is empty; write the prompt below the %%car_task line")
+
+    def executor(self, task: Task) -> str:
+        return "loop"
+
+    def missing(self, task: Task) -> str | None:
+        return None
+
+    def waits_for_loop(self, task: Task) -> bool:
+        return self._host.foreign
+
+    async def run(self, work: Work) -> tuple[AgentOutput, Any]:
+        fields = {"scheduled_at": work.runtime.scheduled_at.isoformat(), **work.runtime.params}
+        prompt = prompt_fields(work.task.prompt, {name: str(value) for name, value in fields.items()})
+        token = current_runtime.set(work.runtime)
+        try:
+            output = await self._host.run(
+                lambda: self._run(work.spec, prompt, work.runtime, work.mailbox), work.begin
+            )
+        finally:
+            current_runtime.reset(token)
+        if not isinstance(output, AgentOutput):
+            text = "" if output is None else output if isinstance(output, str) else repr(output)
+            return AgentOutput(answer=clip(text)), output
+        if output.error is not None:
+            # car-scheduler counted such a run as completed; here it is a failed execution, answer kept.
+            raise AgentFailed(output)
+        return output, output
+
+
+class AgentFailed(BodyFailed):
+    """Raised when a runner's output says that it failed; `output` is kept in the history."""
+
+    def __init__(self, output: AgentOutput) -> None:
+        super().__init__(output.error or "failed", "AgentError")
+        self.output = output

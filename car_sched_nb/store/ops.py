@@ -1,0 +1,121 @@
+"""What a scheduler asks a store to write, as rows that one set-based statement can take.
+
+A batch of each kind travels as one JSON array, so the fields' order is the order in the SQL.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import apsw
+import msgspec
+
+from car_sched_nb.model import Trigger
+
+
+class Row(msgspec.Struct, array_like=True, frozen=True):
+    """A new row of history: a claim, or a gap."""
+
+    execution_id: str
+    occurrence_id: str
+    task_id: str
+    trigger: Trigger
+    slot: str
+    attempt: int
+    status: str
+    wait_reason: str | None
+    scheduled_at: int
+    started_at: int | None
+    finished_at: int | None
+    slots: int
+    cause: str
+    reason: str | None
+    version: int
+    params: str | None
+    runner: str
+    executor: str
+    owner: str | None
+    error: str | None = None
+
+
+class Settle(msgspec.Struct, frozen=True, kw_only=True):
+    """Settle slots of one task: move the cursor and write the claim and gap rows, or do nothing.
+
+    Nothing is written unless revision, version and cursor are the expected ones, the task is enabled
+    (or `by_hand`), and, with `free`, no occurrence of it is in progress.
+    """
+
+    task_id: str
+    revision: int
+    version: int
+    now: int
+    """When it was decided, UTC microseconds."""
+    expected: str | None = None
+    """The cursor that must be found; None neither checks nor moves it."""
+    cursor: str | None = None
+    next_at: int | None = None
+    by_hand: bool = False
+    free: bool = True
+    claim: Row | None = None
+    gap: Row | None = None
+    extend: tuple[str, int, int] | None = None
+    """(execution_id of a gap row, slots to add, finished_at): an unbroken series stays one row."""
+
+
+class Settled(msgspec.Struct, frozen=True):
+    """What became of a `Settle`: `won` when it was written, `claimed` when its claim may start."""
+
+    won: bool
+    claimed: bool
+
+
+class Start(msgspec.Struct, array_like=True, frozen=True):
+    """A waiting execution begins; answered by whether it may."""
+
+    execution_id: str
+    owner: str
+    started_at: int
+
+
+class Finish(msgspec.Struct, array_like=True, frozen=True):
+    """A live execution ends; answered by whether it was still live and this owner's."""
+
+    execution_id: str
+    owner: str | None
+    status: str
+    started_at: int | None
+    finished_at: int
+    duration: int | None
+    answer: str | None = None
+    error: str | None = None
+    error_type: str | None = None
+    turns: int | None = None
+    tool_calls: int | None = None
+    tokens_in: int | None = None
+    tokens_out: int | None = None
+    cost: float | None = None
+    model: str | None = None
+    output: Output | None = None
+
+
+class Output(msgspec.Struct, array_like=True, frozen=True):
+    """What an execution printed and displayed; `path` holds the full text when it was cut."""
+
+    execution_id: str
+    text: str
+    traceback: str | None
+    display: str | None
+    path: str | None
+
+
+class Call(msgspec.Struct, frozen=True):
+    """Anything rare: a function that runs inside the batch's transaction; answered by what it returns.
+
+    One that raises takes back only what it wrote itself.
+    """
+
+    fn: Callable[[apsw.Connection], Any]
+
+
+Op = Settle | Start | Finish | Call

@@ -1,0 +1,85 @@
+"""Who is alive: each owner holds an OS lock on a file beside the database for as long as it lives.
+
+A lock has no false positives: the system frees it when the process is gone, and never before.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from car_sched_nb.store import records
+from car_sched_nb.store.sqlite import SqliteStore
+
+
+class Owner:
+    """One life of one scheduler, with an id that is never used again.
+
+    Parameters
+    ----------
+    store
+        Where it will claim; in memory nobody else can see it, and it needs no lock.
+    name
+        A readable name: `ana@laptop prices.ipynb`.
+    """
+
+    def __init__(self, store: SqliteStore, name: str, now_us: int) -> None:
+        self.id = secrets.token_hex(8)
+        self.name = name
+        self._store = store
+        self._lock = None if store.folder is None else _lock(store.folder, self.id)
+        if self._lock:
+            self._lock.acquire(timeout=0)
+        with store.transaction() as db:
+            db.execute(
+                "INSERT INTO owners (id, name, pid, started_at) VALUES (?, ?, ?, ?)", (self.id, name, os.getpid(), now_us)
+            )
+
+    def leave(self, now_us: int) -> None:
+        """End this owner; what it left live is marked interrupted."""
+        with self._store.transaction() as db:
+            records.interrupt(db, self.id, now_us)
+        if self._lock:
+            self._lock.release()
+            Path(self._lock.lock_file).unlink(missing_ok=True)
+
+
+def reconcile(store: SqliteStore, now_us: int) -> list[str]:
+    """Mark what owners that are gone left live as interrupted; return the execution ids."""
+    gone = [
+        id_ for (id_,) in store.rows("SELECT id FROM owners WHERE ended_at IS NULL") if not alive(store, id_)
+    ]
+    if not gone:
+        return []
+    with store.transaction() as db:
+        found = [execution for id_ in gone for execution in records.interrupt(db, id_, now_us)]
+    return found
+
+
+def alive(store: SqliteStore, owner: str) -> bool:
+    """Tell whether an owner of this store still lives."""
+    if store.folder is None:
+        return True
+    path = _path(store.folder, owner)
+    if not path.exists():
+        return False
+    probe = FileLock(path)
+    try:
+        probe.acquire(timeout=0)
+    except Timeout:
+        return True
+    path.unlink(missing_ok=True)
+    probe.release()
+    return False
+
+
+def _path(folder: Path, owner: str) -> Path:
+    return folder / f"{owner}.lock"
+
+
+def _lock(folder: Path, owner: str) -> FileLock:
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return FileLock(_path(folder, owner), mode=0o600)

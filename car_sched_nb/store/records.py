@@ -1,0 +1,249 @@
+"""What the tables say, as tasks and executions, and the rare changes of a task's row."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+import apsw
+import msgspec
+
+from car_sched_nb.errors import DefinitionChanged, InvalidInput, UnknownTask
+from car_sched_nb.model import Execution, Task, TaskStatus, Trigger, definition, from_us, new_id, same_slots, to_us
+from car_sched_nb.store.sqlite import SqliteStore
+from car_sched_nb.triggers import resolve_once, schedule_of
+
+# A task's status, in the seed's words, follows from its row and its newest execution.
+_TASK = """
+    SELECT t.id, t.namespace, t.name, t.definition, t.enabled, t.revision, t.version, t.cursor, t.next_at,
+        t.created_at, t.anchored_at, t.fire_at, t.last_run_at, t.run_count,
+        EXISTS (SELECT 1 FROM executions e WHERE e.task_id = t.id AND e.status IN ('waiting', 'running')),
+        (SELECT e.status FROM executions e WHERE e.task_id = t.id AND e.status NOT IN ('missed', 'skipped')
+            ORDER BY e.seq DESC LIMIT 1)
+    FROM tasks t"""
+_EXECUTION_COLUMNS = (
+    "execution_id occurrence_id task_id trigger slot attempt status scheduled_at started_at finished_at duration "
+    "wait_reason slots cause reason version params runner executor owner answer error error_type turns tool_calls "
+    "tokens_in tokens_out cost model"
+).split()
+_EXECUTION = f"""
+    SELECT {", ".join("e." + name for name in _EXECUTION_COLUMNS)}, t.name, t.namespace
+    FROM executions e JOIN tasks t ON t.id = e.task_id"""
+
+
+class Defined(NamedTuple):
+    """What defining a task did: `change` is new, unchanged, slots (a new revision) or body (a new version)."""
+
+    task: Task
+    change: str
+
+
+def _instant(us: int | None) -> datetime | None:
+    return None if us is None else from_us(us)
+
+
+def _status(enabled: int, live: int, next_at: int | None, last: str | None) -> TaskStatus:
+    if live:
+        return TaskStatus.RUNNING
+    if not enabled:
+        return TaskStatus.DISABLED
+    if next_at is not None:
+        return TaskStatus.SCHEDULED
+    if last is None:
+        return TaskStatus.PENDING
+    return TaskStatus.COMPLETED if last == "completed" else TaskStatus.FAILED
+
+
+def _task(row: tuple[Any, ...]) -> Task:
+    (id_, namespace, name, defined, enabled, revision, version, cursor, next_at) = row[:9]
+    (created_at, anchored_at, fire_at, last_run_at, run_count, live, last) = row[9:]
+    base = msgspec.json.decode(defined, type=Task)
+    watching = base.trigger is Trigger.FILE_WATCH and enabled
+    return msgspec.structs.replace(
+        base,
+        id=id_,
+        namespace=namespace,
+        name=name,
+        enabled=bool(enabled),
+        revision=revision,
+        version=version,
+        cursor=cursor,
+        next_at=_instant(next_at),
+        created_at=_instant(created_at),
+        anchored_at=_instant(anchored_at),
+        fire_at=_instant(fire_at),
+        last_run_at=_instant(last_run_at),
+        run_count=run_count,
+        status=TaskStatus.SCHEDULED if watching and not live else _status(enabled, live, next_at, last),
+    )
+
+
+def tasks(store: SqliteStore, namespace: str | None = None) -> list[Task]:
+    """Return the tasks of a namespace (or all), oldest first."""
+    where = "t.deleted_at IS NULL" + ("" if namespace is None else " AND t.namespace = ?")
+    bound = () if namespace is None else (namespace,)
+    return [_task(row) for row in store.rows(f"{_TASK} WHERE {where} ORDER BY t.created_at, t.id", *bound)]
+
+
+def find(store: SqliteStore, namespace: str, name: str) -> Task | None:
+    """Return the task of that name, or None."""
+    found = store.rows(f"{_TASK} WHERE t.deleted_at IS NULL AND t.namespace = ? AND t.name = ?", namespace, name)
+    return _task(found[0]) if found else None
+
+
+def get(store: SqliteStore, namespace: str, name: str) -> Task:
+    """Return the task of that name.
+
+    Raises
+    ------
+    UnknownTask
+        With the nearest name.
+    """
+    found = find(store, namespace, name)
+    if found is None:
+        raise UnknownTask(name, names(store, namespace))
+    return found
+
+
+def names(store: SqliteStore, namespace: str) -> list[str]:
+    """Return the names of a namespace's tasks."""
+    sql = "SELECT name FROM tasks WHERE deleted_at IS NULL AND namespace = ? ORDER BY name"
+    return [row[0] for row in store.rows(sql, namespace)]
+
+
+def by_id(store: SqliteStore, task_id: str) -> Task | None:
+    """Return a task that is not deleted, or None."""
+    found = store.rows(f"{_TASK} WHERE t.deleted_at IS NULL AND t.id = ?", task_id)
+    return _task(found[0]) if found else None
+
+
+def _execution(row: tuple[Any, ...]) -> Execution:
+    values = dict(zip(_EXECUTION_COLUMNS, row[:-2], strict=True))
+    for name in ("scheduled_at", "started_at", "finished_at"):
+        values[name] = _instant(values[name])
+    duration, params = values["duration"], values["params"]
+    values["duration"] = None if duration is None else timedelta(microseconds=duration)
+    values["params"] = msgspec.json.decode(params) if params else {}
+    return msgspec.convert({**values, "task": row[-2], "namespace": row[-1]}, Execution)
+
+
+def executions(store: SqliteStore, where: str = "", *bindings: Any, newest: int | None = None) -> list[Execution]:
+    """Return executions oldest first; `where` is SQL over `e` and `t`, `newest` keeps only so many."""
+    clause = f" WHERE {where}" if where else ""
+    if newest is None:
+        return [_execution(row) for row in store.rows(f"{_EXECUTION}{clause} ORDER BY e.seq", *bindings)]
+    found = store.rows(f"{_EXECUTION}{clause} ORDER BY e.seq DESC LIMIT ?", *bindings, newest)
+    return [_execution(row) for row in reversed(found)]
+
+
+def execution(store: SqliteStore, execution_id: str) -> Execution | None:
+    """Return one execution, or None."""
+    found = executions(store, "e.execution_id = ?", execution_id)
+    return found[0] if found else None
+
+
+def output_text(store: SqliteStore, execution_id: str) -> str:
+    """Return what an execution printed, its traceback last."""
+    found = store.rows("SELECT text, traceback FROM outputs WHERE execution_id = ?", execution_id)
+    return "".join(part for part in found[0] if part) if found else ""
+
+
+def define(db: apsw.Connection, task: Task, namespace: str, now_us: int, baseline: str | None) -> Defined:
+    """Store a definition; the same name in the same namespace is the same task.
+
+    An unchanged one changes nothing. Another trigger, schedule, zone or path starts the slots afresh
+    (`revision`); any other change keeps them and applies from the next start (`version`).
+
+    Parameters
+    ----------
+    baseline
+        A watched path's state now, for a new revision of a `file_watch` task.
+    """
+    found = db.execute(
+        f"{_TASK} WHERE t.deleted_at IS NULL AND t.namespace = ? AND t.name = ?", (namespace, task.name)
+    ).fetchall()
+    old = _task(found[0]) if found else None
+    if old and definition(old) == definition(task):
+        return Defined(old, "unchanged")
+    text = msgspec.json.encode(definition(task)).decode()
+    if old and same_slots(old, task):
+        db.execute("UPDATE tasks SET definition = ?, version = version + 1 WHERE id = ?", (text, old.id))
+        return Defined(_again(db, old.id), "body")
+    id_, change = (old.id, "slots") if old else (new_id(), "new")
+    task = msgspec.structs.replace(task, id=id_, anchored_at=from_us(now_us))
+    if task.trigger is Trigger.ONCE:
+        task = msgspec.structs.replace(task, fire_at=from_us(resolve_once(task, now_us)))
+    cursor, next_at = _first_slots(task, baseline)
+    if old is None:
+        sql = """INSERT INTO tasks (definition, cursor, next_at, anchored_at, fire_at, created_at, namespace, name, id)
+            VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+        tail: tuple[Any, ...] = (now_us, namespace, task.name, id_)
+    else:
+        sql = """UPDATE tasks SET definition = ?, cursor = ?, next_at = ?, anchored_at = ?, fire_at = ?,
+            revision = revision + 1, version = version + 1 WHERE id = ?"""
+        tail = (id_,)
+    fire_us = to_us(task.fire_at) if task.fire_at else None
+    db.execute(sql, (text, cursor, next_at, now_us, fire_us, *tail))
+    return Defined(_again(db, id_), change)
+
+
+def _first_slots(task: Task, baseline: str | None) -> tuple[str, int | None]:
+    if task.trigger is Trigger.FILE_WATCH:
+        if baseline is None:
+            raise DefinitionChanged(task.name)
+        return baseline, None
+    plan = schedule_of(task)
+    if plan is None:
+        return "", None
+    first = plan.next_fire(plan.start())
+    return plan.start(), first.at_us if first else None
+
+
+def _again(db: apsw.Connection, id_: str) -> Task:
+    return _task(db.execute(f"{_TASK} WHERE t.id = ?", (id_,)).fetchall()[0])
+
+
+def set_enabled(db: apsw.Connection, task_id: str, enabled: bool) -> bool:
+    """Pause or resume a task; return whether that changed anything."""
+    changed = db.execute(
+        "UPDATE tasks SET enabled = ? WHERE id = ? AND enabled != ? RETURNING id", (enabled, task_id, enabled)
+    ).fetchall()
+    return bool(changed)
+
+
+def delete(db: apsw.Connection, task_id: str, now_us: int) -> None:
+    """Hide a task; its history stays, and its name is free for a new task."""
+    db.execute("UPDATE tasks SET deleted_at = ?, next_at = NULL WHERE id = ?", (now_us, task_id))
+    db.execute("DELETE FROM armed WHERE task_id = ?", (task_id,))
+
+
+def adopt(db: apsw.Connection, old: str, new: str) -> int:
+    """Move the tasks of one namespace to another; return how many.
+
+    Raises
+    ------
+    InvalidInput
+        When both have a task of the same name: nothing is moved.
+    """
+    both = db.execute(
+        """SELECT a.name FROM tasks a JOIN tasks b ON a.name = b.name
+        WHERE a.namespace = ? AND b.namespace = ? AND a.deleted_at IS NULL AND b.deleted_at IS NULL""",
+        (old, new),
+    ).fetchall()
+    if both and old != new:
+        listed = ", ".join(sorted(row[0] for row in both))
+        raise InvalidInput(f"both notebooks have {listed}; delete or rename one of each, then adopt again")
+    return len(db.execute("UPDATE tasks SET namespace = ? WHERE namespace = ? RETURNING id", (new, old)).fetchall())
+
+
+def interrupt(db: apsw.Connection, owner: str, now_us: int) -> list[str]:
+    """Mark what an owner that is gone left live as interrupted; return the execution ids."""
+    rows = db.execute(
+        """UPDATE executions SET status = 'interrupted', finished_at = ?, wait_reason = NULL,
+            error = 'the kernel that ran it went away', error_type = 'Interrupted'
+        WHERE owner = ? AND status IN ('waiting', 'running') RETURNING execution_id""",
+        (now_us, owner),
+    ).fetchall()
+    db.execute("DELETE FROM armed WHERE owner = ?", (owner,))
+    db.execute("UPDATE owners SET ended_at = coalesce(ended_at, ?) WHERE id = ?", (now_us, owner))
+    return [row[0] for row in rows]

@@ -1,0 +1,45 @@
+"""The tables, and the numbered steps that lead to them.
+
+Instants are UTC microseconds, durations microseconds. A task's row carries what admission checks:
+`enabled`, `revision`, `version` and `cursor`, its last settled slot. What else defines it is JSON.
+"""
+
+from __future__ import annotations
+
+APPLICATION_ID = 0x63617231  # "car1"
+
+STEPS = (
+    """
+    CREATE TABLE tasks (
+        id TEXT PRIMARY KEY, namespace TEXT NOT NULL, name TEXT NOT NULL, definition TEXT NOT NULL,
+        enabled INTEGER NOT NULL DEFAULT 1, revision INTEGER NOT NULL DEFAULT 0, version INTEGER NOT NULL DEFAULT 0,
+        cursor TEXT NOT NULL DEFAULT '', next_at INTEGER, created_at INTEGER NOT NULL,
+        anchored_at INTEGER NOT NULL, fire_at INTEGER, last_run_at INTEGER, run_count INTEGER NOT NULL DEFAULT 0,
+        deleted_at INTEGER
+    ) WITHOUT ROWID;
+    CREATE UNIQUE INDEX task_by_name ON tasks (namespace, name) WHERE deleted_at IS NULL;
+
+    CREATE TABLE executions (
+        seq INTEGER PRIMARY KEY, execution_id TEXT NOT NULL UNIQUE, occurrence_id TEXT NOT NULL,
+        task_id TEXT NOT NULL, trigger TEXT NOT NULL, slot TEXT NOT NULL, attempt INTEGER NOT NULL,
+        status TEXT NOT NULL, wait_reason TEXT, scheduled_at INTEGER NOT NULL, started_at INTEGER,
+        finished_at INTEGER, duration INTEGER, slots INTEGER NOT NULL, cause TEXT NOT NULL, reason TEXT,
+        version INTEGER NOT NULL, params TEXT, runner TEXT NOT NULL, executor TEXT NOT NULL, owner TEXT,
+        answer TEXT, error TEXT, error_type TEXT, turns INTEGER, tool_calls INTEGER, tokens_in INTEGER,
+        tokens_out INTEGER, cost REAL, model TEXT
+    );
+    -- The second guard: whatever the cursor says, an occurrence has one live or completed row.
+    CREATE UNIQUE INDEX guard ON executions (occurrence_id) WHERE status IN ('waiting', 'running', 'completed');
+    CREATE INDEX live ON executions (task_id) WHERE status IN ('waiting', 'running');
+    CREATE INDEX by_task ON executions (task_id, seq);
+
+    CREATE TABLE outputs (execution_id TEXT PRIMARY KEY, text TEXT, traceback TEXT, display TEXT, path TEXT)
+        WITHOUT ROWID;
+    CREATE TABLE owners (id TEXT PRIMARY KEY, name TEXT NOT NULL, pid INTEGER NOT NULL, started_at INTEGER NOT NULL,
+        ended_at INTEGER) WITHOUT ROWID;
+    CREATE TABLE armed (owner TEXT NOT NULL, task_id TEXT NOT NULL, PRIMARY KEY (owner, task_id)) WITHOUT ROWID;
+    """,
+)
+"""Step n leads from schema version n to n + 1; each runs in one transaction with its version."""
+
+VERSION = len(STEPS)

@@ -1,0 +1,263 @@
+"""The store: SQLite through apsw, in a file (WAL, FULL, 0600) or in memory.
+
+Two copies of SQLite in one process break each other's locks on one file, so nothing else may open it there.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import apsw
+import msgspec
+
+from car_sched_nb.errors import StoreError, StoreNotADatabase, StoreOnNetwork, StoreReadOnly, StoreTooNew
+from car_sched_nb.store import schema
+from car_sched_nb.store.ops import Call, Finish, Op, Row, Settle, Settled, Start
+
+MEMORY = ":memory:"
+_BUSY_MS = 10_000
+_NETWORK_KINDS = frozenset("nfs nfs4 cifs smb smb2 smb3 smbfs afs 9p fuse.sshfs fuse.glusterfs ceph lustre".split())
+_ROW = Row.__struct_fields__
+_FINISH = [name for name in Finish.__struct_fields__ if name not in ("execution_id", "owner", "output")]
+
+
+def _columns(names: Sequence[str], offset: int = 0) -> str:
+    return ", ".join(f"value ->> {i + offset} AS {name}" for i, name in enumerate(names))
+
+
+_SETTLE = """
+    UPDATE tasks SET cursor = coalesce(j.cursor, tasks.cursor),
+        next_at = iif(j.cursor IS NULL, tasks.next_at, j.next_at),
+        run_count = run_count + j.runs, last_run_at = iif(j.runs, j.at, last_run_at)
+    FROM (SELECT value ->> 0 AS id, value ->> 1 AS revision, value ->> 2 AS version, value ->> 3 AS expected,
+        value ->> 4 AS cursor, value ->> 5 AS next_at, value ->> 6 AS by_hand, value ->> 7 AS free,
+        value ->> 8 AS runs, value ->> 9 AS at FROM json_each(?)) AS j
+    WHERE tasks.id = j.id AND tasks.deleted_at IS NULL AND tasks.revision = j.revision AND tasks.version = j.version
+        AND (tasks.enabled OR j.by_hand) AND (j.expected IS NULL OR tasks.cursor = j.expected)
+        AND NOT (j.free AND EXISTS (SELECT 1 FROM executions e
+            WHERE e.task_id = tasks.id AND e.status IN ('waiting', 'running')))
+    RETURNING tasks.id"""
+_INSERT = f"""
+    INSERT OR IGNORE INTO executions ({", ".join(_ROW)})
+    SELECT {_columns(_ROW)} FROM json_each(?) RETURNING execution_id"""
+_EXTEND = """
+    UPDATE executions SET slots = slots + j.n, finished_at = j.at
+    FROM (SELECT value ->> 0 AS id, value ->> 1 AS n, value ->> 2 AS at FROM json_each(?)) AS j
+    WHERE execution_id = j.id"""
+_START = """
+    UPDATE executions SET status = 'running', wait_reason = NULL, started_at = j.at
+    FROM (SELECT value ->> 0 AS id, value ->> 1 AS owner, value ->> 2 AS at FROM json_each(?)) AS j
+    WHERE execution_id = j.id AND status = 'waiting' AND executions.owner = j.owner RETURNING execution_id"""
+_FINISHED = f"""
+    UPDATE executions SET wait_reason = NULL, {", ".join(f"{name} = j.{name}" for name in _FINISH)}
+    FROM (SELECT value ->> 0 AS id, value ->> 1 AS claimed_by, {_columns(_FINISH, 2)} FROM json_each(?)) AS j
+    WHERE execution_id = j.id AND executions.status IN ('waiting', 'running') AND executions.owner IS j.claimed_by
+    RETURNING execution_id"""
+_OUTPUT = """
+    INSERT OR REPLACE INTO outputs (execution_id, text, traceback, display, path)
+    SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4 FROM json_each(?)"""
+
+
+class SqliteStore:
+    """Tasks and history in one SQLite database.
+
+    Parameters
+    ----------
+    path
+        A file, made 0600 with its folder when missing, or `:memory:`.
+
+    Raises
+    ------
+    StoreNotADatabase, StoreReadOnly, StoreTooNew, StoreOnNetwork
+        On opening, each with what to do instead.
+    """
+
+    def __init__(self, path: str | os.PathLike[str] = MEMORY) -> None:
+        self.path = str(path) if str(path) == MEMORY else str(Path(path).expanduser().absolute())
+        if self.in_memory:
+            self._write = self._read = apsw.Connection(MEMORY)
+            self._write_lock = self._read_lock = threading.RLock()
+        else:
+            _prepare_file(Path(self.path))
+            self._write, self._read = self._connect(), self._connect(read=True)
+            self._write_lock, self._read_lock = threading.RLock(), threading.RLock()
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether it ends with this process."""
+        return self.path == MEMORY
+
+    @property
+    def folder(self) -> Path | None:
+        """Where locks and long outputs lie, beside the database; None in memory."""
+        return None if self.in_memory else Path(self.path + ".d")
+
+    def migrate(self) -> None:
+        """Bring the schema up to date, step by step, each in one transaction."""
+        with self.transaction() as db:
+            found = db.pragma("user_version")
+            if found > schema.VERSION:
+                raise StoreTooNew(self.path, found, schema.VERSION)
+            known = db.pragma("application_id")
+            tables = db.execute("SELECT count(*) FROM sqlite_schema").get
+            if known != schema.APPLICATION_ID and (known or tables):
+                raise StoreNotADatabase(self.path, "a database of another program")
+            for step in range(found, schema.VERSION):
+                db.execute(schema.STEPS[step])
+                db.pragma("application_id", schema.APPLICATION_ID)
+                db.pragma("user_version", step + 1)
+
+    def _connect(self, read: bool = False) -> apsw.Connection:
+        try:
+            db = apsw.Connection(self.path)
+            db.set_busy_timeout(_BUSY_MS)
+            if not read:
+                if db.readonly("main"):
+                    raise StoreReadOnly(self.path)
+                db.pragma("journal_mode", "wal")
+            # FULL, because a claim must survive a power cut before its work starts.
+            db.execute("PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON")
+            if read:
+                db.pragma("query_only", True)
+            return db
+        except apsw.NotADBError as error:
+            raise StoreNotADatabase(self.path, "not an SQLite file") from error
+        except (apsw.ReadOnlyError, apsw.CantOpenError, apsw.PermissionsError) as error:
+            raise StoreReadOnly(self.path, str(error)) from error
+
+    @contextmanager
+    def transaction(self) -> Iterator[apsw.Connection]:
+        """Hold the only write transaction; everything inside is committed together or not at all."""
+        with self._write_lock:
+            try:
+                self._write.execute("BEGIN IMMEDIATE")
+            except apsw.ReadOnlyError as error:
+                raise StoreReadOnly(self.path, str(error)) from error
+            try:
+                yield self._write
+                self._write.execute("COMMIT")
+            except BaseException:
+                # SQLite has already rolled back after some errors, a full disk among them.
+                if self._write.in_transaction:
+                    self._write.execute("ROLLBACK")
+                raise
+
+    def rows(self, sql: str, *bindings: Any) -> list[tuple[Any, ...]]:
+        """Return the rows of a query; from any thread."""
+        with self._read_lock:
+            return self._read.execute(sql, bindings).fetchall()
+
+    def apply(self, batch: Sequence[Op]) -> list[Any]:
+        """Write a batch in one transaction, each kind in one statement; return an answer each.
+
+        A batch holds at most one `Settle` of a task. A `Call` that failed is answered by its exception.
+        """
+        with self.transaction() as db:
+            settled = _settle(db, [op for op in batch if isinstance(op, Settle)])
+            started = _ids(db, _START, [op for op in batch if isinstance(op, Start)])
+            finished = _finish(db, [op for op in batch if isinstance(op, Finish)])
+            return [_answer(db, op, settled, started, finished) for op in batch]
+
+    def close(self) -> None:
+        """Close the connections; the last one folds the journal into the file."""
+        with self._read_lock, self._write_lock:
+            self._read.close()
+            self._write.close()
+
+
+def _answer(
+    db: apsw.Connection, op: Op, settled: dict[str, Settled], started: set[str], finished: set[str]
+) -> Settled | bool | Any:
+    match op:
+        case Settle():
+            return settled[op.task_id]
+        case Start():
+            return op.execution_id in started
+        case Finish():
+            return op.execution_id in finished
+        case Call():
+            try:
+                with db:  # a savepoint of its own
+                    return op.fn(db)
+            except Exception as error:  # noqa: BLE001 - it belongs to whoever asked, not to the batch
+                return error
+
+
+def _ids(db: apsw.Connection, sql: str, ops: Iterable[Any]) -> set[str]:
+    ops = list(ops)
+    if not ops:
+        return set()
+    return {row[0] for row in db.execute(sql, (_json(ops),))}
+
+
+def _json(ops: object) -> str:
+    return msgspec.json.encode(ops).decode()
+
+
+def _settle(db: apsw.Connection, ops: list[Settle]) -> dict[str, Settled]:
+    if not ops:
+        return {}
+    won = _ids(
+        db,
+        _SETTLE,
+        [
+            (
+                *(op.task_id, op.revision, op.version, op.expected, op.cursor, op.next_at),
+                *(op.by_hand, op.free, int(op.claim is not None), op.now),
+            )
+            for op in ops
+        ],
+    )
+    winners = [op for op in ops if op.task_id in won]
+    inserted = _ids(db, _INSERT, [row for op in winners for row in (op.gap, op.claim) if row])
+    extended = [op.extend for op in winners if op.extend]
+    if extended:
+        db.execute(_EXTEND, (_json(extended),))
+    answers = {
+        op.task_id: Settled(op.task_id in won, op.claim is not None and op.claim.execution_id in inserted) for op in ops
+    }
+    refused = [op.task_id for op in winners if op.claim and not answers[op.task_id].claimed]
+    if refused:  # served before by another way, say `run_once`: it was settled but does not run again
+        db.execute("UPDATE tasks SET run_count = run_count - 1 WHERE id IN (SELECT value FROM json_each(?))", (_json(refused),))
+    return answers
+
+
+def _finish(db: apsw.Connection, ops: list[Finish]) -> set[str]:
+    finished = _ids(db, _FINISHED, ops)
+    outputs = [op.output for op in ops if op.output and op.execution_id in finished]
+    if outputs:
+        db.execute(_OUTPUT, (_json(outputs),))
+    return finished
+
+
+def _prepare_file(path: Path) -> None:
+    """Make the folder and an empty file that only its user may read; the journal takes its mode over."""
+    if path.is_dir():
+        raise StoreNotADatabase(str(path), "a folder")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        refuse_network(path.parent)
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+    except StoreError:
+        raise
+    except OSError as error:
+        raise StoreReadOnly(str(path), error.strerror or str(error)) from error
+
+
+def refuse_network(folder: Path, mounts: str = "/proc/mounts") -> None:
+    """Refuse a folder on a network file system, where the kernel tells (Linux)."""
+    try:
+        lines = Path(mounts).read_text(errors="replace").splitlines()
+    except OSError:
+        return
+    points = [(point, kind) for _, point, kind, *_ in (line.split(" ") for line in lines)]
+    real = str(folder.resolve())
+    inside = [(p, k) for p, k in points if real == p or real.startswith(p.rstrip("/") + "/")]
+    kind = max(inside, key=lambda found: len(found[0]), default=("", ""))[1]
+    if kind in _NETWORK_KINDS:
+        raise StoreOnNetwork(str(folder), kind)

@@ -1,0 +1,217 @@
+"""When a task is planned: pure functions from a task and two instants to slots.
+
+Slots are planned, never computed from "now": a timer that wakes early or late changes nothing.
+Instants are UTC microseconds.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple, Protocol
+
+import msgspec
+
+from car_sched_nb.cron import Cron
+from car_sched_nb.durations import duration_words, parse_duration
+from car_sched_nb.errors import InvalidInput
+from car_sched_nb.model import Task, Trigger, to_us
+from car_sched_nb.when import format_instant, parse_future
+
+SHORTEST_INTERVAL_US = 10_000
+DAY_US = 86_400_000_000
+_NONE = "-"  # the cursor of a `once` task that has not fired
+
+
+class Fire(NamedTuple):
+    """A planned slot (its text without the revision) and the instant it is planned for."""
+
+    slot: str
+    at_us: int
+
+
+class Passed(NamedTuple):
+    """The slots after a cursor and not after an instant: how many, the first and the last."""
+
+    count: int
+    first: Fire
+    last: Fire
+
+
+class Schedule(Protocol):
+    """The plan of one revision of a task."""
+
+    def start(self) -> str:
+        """Return the cursor before any slot is settled."""
+        ...
+
+    def next_fire(self, cursor: str) -> Fire | None:
+        """Return the first slot after the cursor, or None when there is no more."""
+        ...
+
+    def passed(self, cursor: str, now_us: int) -> Passed | None:
+        """Return the slots after the cursor that are due at `now_us`."""
+        ...
+
+    def current(self, now_us: int) -> Fire | None:
+        """Return the newest slot not after `now_us`."""
+        ...
+
+
+class Interval(msgspec.Struct, frozen=True):
+    """Slot k at `anchor_us + k * interval_us`: no drift, whatever a run takes."""
+
+    anchor_us: int
+    interval_us: int
+    first: int
+
+    def start(self) -> str:
+        return str(self.first - 1)
+
+    def fire(self, index: int) -> Fire:
+        return Fire(str(index), self.anchor_us + index * self.interval_us)
+
+    def next_fire(self, cursor: str) -> Fire:
+        return self.fire(int(cursor) + 1)
+
+    def passed(self, cursor: str, now_us: int) -> Passed | None:
+        first, last = int(cursor) + 1, (now_us - self.anchor_us) // self.interval_us
+        return Passed(last - first + 1, self.fire(first), self.fire(last)) if last >= first else None
+
+    def current(self, now_us: int) -> Fire:
+        return self.fire(max(self.first, (now_us - self.anchor_us) // self.interval_us))
+
+
+class CronSchedule(msgspec.Struct, frozen=True):
+    """A slot is the planned UTC instant, so two that share a local time are two."""
+
+    cron: Cron
+    anchor_us: int
+
+    def start(self) -> str:
+        return self.cron.slot(self.anchor_us)
+
+    def _fire(self, at_us: int | None) -> Fire | None:
+        return None if at_us is None else Fire(self.cron.slot(at_us), at_us)
+
+    def next_fire(self, cursor: str) -> Fire | None:
+        return self._fire(self.cron.next_after(self.cron.from_slot(cursor)))
+
+    def passed(self, cursor: str, now_us: int) -> Passed | None:
+        first = self.next_fire(cursor)
+        if first is None or first.at_us > now_us:
+            return None
+        after = self.next_fire(first.slot)
+        if after is None or after.at_us > now_us:
+            return Passed(1, first, first)
+        last = self._fire(self.cron.latest_at(now_us))
+        assert last is not None
+        return Passed(self.cron.count_between(self.cron.from_slot(cursor), now_us), first, last)
+
+    def current(self, now_us: int) -> Fire | None:
+        return self._fire(self.cron.latest_at(now_us))
+
+
+class Once(msgspec.Struct, frozen=True):
+    """One slot, `0`, at an instant that was resolved when the task was defined."""
+
+    at_us: int
+
+    def start(self) -> str:
+        return _NONE
+
+    def next_fire(self, cursor: str) -> Fire | None:
+        return Fire("0", self.at_us) if cursor == _NONE else None
+
+    def passed(self, cursor: str, now_us: int) -> Passed | None:
+        fire = self.next_fire(cursor)
+        return Passed(1, fire, fire) if fire and fire.at_us <= now_us else None
+
+    def current(self, now_us: int) -> Fire:
+        return Fire("0", self.at_us)
+
+
+def schedule_of(task: Task) -> Schedule | None:
+    """Return the plan of a stored task, or None when time does not trigger it."""
+    if task.trigger is Trigger.INTERVAL:
+        assert task.anchored_at is not None
+        return _interval(task, to_us(task.anchored_at))
+    if task.trigger is Trigger.CRON:
+        assert task.anchored_at is not None
+        return CronSchedule(_cron(task.schedule, task.tz), to_us(task.anchored_at))
+    if task.trigger is Trigger.ONCE:
+        assert task.fire_at is not None
+        return Once(to_us(task.fire_at))
+    return None
+
+
+@lru_cache(maxsize=4096)
+def _cron(expr: str, zone: str) -> Cron:
+    return Cron(expr, zone or None)
+
+
+def _interval(task: Task, anchor_us: int) -> Interval:
+    interval_us = parse_duration(task.schedule)
+    if task.align:
+        anchor_us = -(-anchor_us // interval_us) * interval_us
+    return Interval(anchor_us, interval_us, first=0 if task.first == "now" else 1)
+
+
+def resolve_once(task: Task, now_us: int) -> int:
+    """Return the instant of a `once` task that is defined at `now_us`.
+
+    `schedule` is empty (now), `at TIME` or `delay DURATION`.
+
+    Raises
+    ------
+    InvalidInput
+        For a time in the past, with the next one.
+    """
+    kind, _, text = task.schedule.partition(" ")
+    if not kind:
+        return now_us
+    if kind == "delay":
+        return now_us + parse_duration(text, allow_zero=True)
+    return parse_future(text if kind == "at" else task.schedule, now_us=now_us, zone=task.tz or None)
+
+
+def check_trigger(task: Task) -> Task:
+    """Return the task with its schedule checked and a cron expression in its canonical form.
+
+    Raises
+    ------
+    InvalidInput
+        When the trigger and its schedule do not fit; it says what to type.
+    """
+    if task.trigger is Trigger.INTERVAL:
+        if parse_duration(task.schedule) < SHORTEST_INTERVAL_US:
+            raise InvalidInput(f"--every {task.schedule} is too often: the shortest interval is 10ms")
+    elif task.trigger is Trigger.CRON:
+        cron = _cron(task.schedule, task.tz)
+        # The zone is part of the definition: a laptop that travels must not move the slots.
+        return msgspec.structs.replace(task, schedule=cron.expr, tz=cron.zone)
+    elif task.trigger is Trigger.FILE_WATCH and not task.watch_path.strip():
+        raise InvalidInput("--watch needs a file, a folder or a glob: --watch data.csv")
+    if task.first not in ("now", "next"):
+        raise InvalidInput(f"--first is now or next, not {task.first!r}")
+    return task
+
+
+def words(task: Task) -> str:
+    """Return the trigger in words, for people: "every 5 s", "at 09:00 on weekdays, Europe/London"."""
+    if task.trigger is Trigger.INTERVAL:
+        return f"every {duration_words(parse_duration(task.schedule))}" + (", aligned to the clock" if task.align else "")
+    if task.trigger is Trigger.CRON:
+        return _cron(task.schedule, task.tz).words()
+    if task.trigger is Trigger.ONCE:
+        return "once" + (f", {format_instant(to_us(task.fire_at), task.tz or None)}" if task.fire_at else "")
+    if task.trigger is Trigger.FILE_WATCH:
+        return "when " + ", ".join(task.watch_path.splitlines()) + " changes"
+    return "when asked"
+
+
+def grace_us(task: Task, schedule: Schedule, last: Fire) -> int:
+    """Return how late the newest passed slot may still run: `--grace`, else one period, at most 24 h."""
+    if task.grace:
+        return parse_duration(task.grace, allow_zero=True)
+    following = schedule.next_fire(last.slot)
+    return min(DAY_US, following.at_us - last.at_us) if following else DAY_US

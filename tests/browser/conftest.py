@@ -1,0 +1,67 @@
+"""Notebooks in a browser for the tests of this folder; without a browser they are skipped, never silently."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.browser.chromium import MISSING, find_chromium, is_required
+from tests.browser.lab import App, Lab, Notebook, Theme, Viewport, write_notebook
+from tests.isolation import isolated_environment
+
+
+class OpenNotebook(Protocol):
+    def __call__(
+        self,
+        cells: Sequence[str],
+        *,
+        name: str = "notebook.ipynb",
+        app: App = "lab",
+        theme: Theme = "light",
+        viewport: Viewport = (1400, 1000),
+        settings: Mapping[str, Mapping[str, Any]] | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> Notebook: ...
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    chromium = find_chromium()
+    if not chromium:
+        (pytest.fail if is_required() else pytest.skip)(MISSING)
+    expect.set_options(timeout=15_000)  # the machines of CI are small and busy; Playwright's own is 5 s
+    # Each test's tmp_path lies below this one's parent, which is what the server serves.
+    folder = tmp_path_factory.mktemp("lab")
+    with Lab(folder.parent, isolated_environment(folder), chromium) as lab:
+        yield lab
+
+
+@pytest.fixture
+def open_notebook(lab: Lab, tmp_path: Path) -> Iterator[OpenNotebook]:
+    """Open notebooks of the given cells in the test's folder, with one store for all, and close them at the end."""
+    opened = []
+
+    def open_(
+        cells: Sequence[str],
+        *,
+        name: str = "notebook.ipynb",
+        env: Mapping[str, str] | None = None,
+        **options: Any,
+    ) -> Notebook:
+        own = {"CAR_SCHED_NB_STORE": str(tmp_path / "car.db")} | dict(env or {})
+        path = write_notebook(tmp_path / name, cells, own, Path(lab.env["JUPYTER_DATA_DIR"]))
+        opened.append(lab.open(path, **options))
+        return opened[-1]
+
+    yield open_
+    for notebook in opened:
+        notebook.close()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say once more, in red, what was not tested: a skip among hundreds of dots is not seen."""
+    if not find_chromium():
+        terminalreporter.section("the browser's tests did not run", red=True, bold=True)
+        terminalreporter.line(MISSING, red=True)
