@@ -43,7 +43,7 @@ clean:
 $(INSTALLED): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	    echo 'car_sched_nb needs Python 3.11 or newer, and `$(PYTHON)` is' \
-	         "`$(PYTHON) --version 2>&1 || echo not there`. Name another one: make PYTHON=python3.13 $(MAKECMDGOALS)" >&2; \
+	         "`$(PYTHON) --version 2>/dev/null || echo not there`. Name another one: make PYTHON=python3.13 $(MAKECMDGOALS)" >&2; \
 	    exit 1; }
 ifneq ($(UV),)
 	$(UV) venv --quiet --clear --no-python-downloads --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" .venv

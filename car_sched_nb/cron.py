@@ -421,25 +421,23 @@ def _listed(names: list[str]) -> str:
 _SURE_CLOCK = r"(?:[0-9]{1,2}(?::[0-9]{2}){1,2}\s?(?:[ap]\.?m\.?)?|[0-9]{1,2}\s?[ap]\.?m\.?|noon|midday|midnight)"
 _ANY_CLOCK = rf"(?:{_SURE_CLOCK}|[0-9]{{1,2}})"
 _AND = r"\s*(?:,\s*and\s|,|\sand\s)\s*"
-_PHRASES = tuple(
-    re.compile(shape)
-    for shape in (
-        rf"(?:(?P<days>.+?)\s+)?at\s+(?P<times>{_ANY_CLOCK}(?:{_AND}{_ANY_CLOCK})*)",
-        rf"at\s+(?P<times>{_ANY_CLOCK}(?:{_AND}{_ANY_CLOCK})*)\s+(?:on\s+)?(?P<days>.+)",
-        rf"(?P<days>.+?)\s+(?P<times>{_SURE_CLOCK}(?:{_AND}{_SURE_CLOCK})*)",
-        rf"(?P<times>{_SURE_CLOCK}(?:{_AND}{_SURE_CLOCK})*)\s+(?:on\s+)?(?P<days>.+)",
-        r"(?P<days>)(?P<times>noon|midday|midnight|[0-9:]+\s?[ap]\.?m\.?)",
-        r"(?P<days>.+)(?P<times>)",
-    )
+# Left to re to compile at first use: that takes longer than importing all the rest.
+_PHRASES = (
+    rf"(?:(?P<days>.+?)\s+)?at\s+(?P<times>{_ANY_CLOCK}(?:{_AND}{_ANY_CLOCK})*)",
+    rf"at\s+(?P<times>{_ANY_CLOCK}(?:{_AND}{_ANY_CLOCK})*)\s+(?:on\s+)?(?P<days>.+)",
+    rf"(?P<days>.+?)\s+(?P<times>{_SURE_CLOCK}(?:{_AND}{_SURE_CLOCK})*)",
+    rf"(?P<times>{_SURE_CLOCK}(?:{_AND}{_SURE_CLOCK})*)\s+(?:on\s+)?(?P<days>.+)",
+    r"(?P<days>)(?P<times>noon|midday|midnight|[0-9:]+\s?[ap]\.?m\.?)",
+    r"(?P<days>.+)(?P<times>)",
 )
 _UNITS = {"second": "1s", "minute": "1m", "hour": "1h", "day": "1d", "week": "1w"}
 _CADENCES = {name[1:]: expr for name, expr in MACROS.items()} | {"month": "0 0 1 * *", "year": "0 0 1 1 *"}
-_DATES = re.compile(
+_DATES = (
     r"(?P<month>month(?:ly)?(?:\s+on)?\s+)?(?:the\s+)?(?P<day>days?\s+)?"
     rf"(?P<dates>[0-9]{{1,2}}(?:st|nd|rd|th)?(?:{_AND}(?:the\s+)?[0-9]{{1,2}}(?:st|nd|rd|th)?)*)"
     r"(?P<of>\s+of\s+(?:the\s+)?month)?"
 )
-_LAST_DATE = re.compile(r"(?:month(?:ly)?\s+)?(?:on\s+)?(?:the\s+)?last\s+(day|weekday)(?:\s+of\s+(?:the\s+)?month)?")
+_LAST_DATE = r"(?:month(?:ly)?\s+)?(?:on\s+)?(?:the\s+)?last\s+(day|weekday)(?:\s+of\s+(?:the\s+)?month)?"
 PHRASES = "'weekday at 09:00', 'monday and friday at 8:30', 'day at noon', 'hour at :15' or 'month on the 1st at 9:00'"
 
 
@@ -482,7 +480,7 @@ def _cron_of_phrase(given: str) -> str | None:
         minutes = sorted({parse_clock(f"00{mark}").minute for mark in re.split(_AND, marks[1])})
         return f"{','.join(map(str, minutes))} * * * *"
     for shape in _PHRASES:
-        phrase = shape.fullmatch(given)
+        phrase = re.fullmatch(shape, given)
         days = _day_fields(phrase["days"] or "day") if phrase else None
         if phrase and days:
             clocks = [parse_clock(clock, bare_hour=True) for clock in re.split(_AND, phrase["times"]) if clock]
@@ -506,9 +504,9 @@ def _day_fields(days: str) -> str | None:
         return "* * *"
     if days in ("month", "monthly"):
         return "1 * *"
-    if last := _LAST_DATE.fullmatch(days):
+    if last := re.fullmatch(_LAST_DATE, days):
         return "L * *" if last[1] == "day" else "LW * *"
-    dates = _DATES.fullmatch(days)
+    dates = re.fullmatch(_DATES, days)
     if dates and (dates["month"] or dates["day"] or dates["of"] or re.search("[a-z]", dates["dates"])):
         numbers = sorted({int(number) for number in re.findall("[0-9]+", dates["dates"])})
         return f"{','.join(map(str, numbers))} * *"

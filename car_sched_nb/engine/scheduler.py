@@ -513,6 +513,12 @@ class Scheduler:
             self.engine.tell("cancelling", run.task, run)
         return runs
 
+    async def wait_ended(self, runs: Iterable[Run], timeout_s: float) -> None:
+        """Wait until these have ended, at most so long."""
+        with anyio.move_on_after(timeout_s):
+            for run in runs:
+                await run.ended.wait()
+
     async def _stop(self, task_id: str, status: Status) -> int:
         runs = self._ask_to_stop(task_id, status)
         for run in runs:

@@ -186,7 +186,7 @@ class PythonRunner:
         self._threads = ThreadPool()
         self._transform = transform
         self._publish = publish or self._publish_now
-        self._show = show or repr
+        self.show = show or repr
         self._bodies: dict[str, tuple[str, Body]] = {}
         self._lock = threading.Lock()
 
@@ -272,7 +272,7 @@ class PythonRunner:
     def _answer(self, result: Any) -> str:
         if result is None:
             return ""
-        return clip(result if isinstance(result, str) else self._show(result))
+        return clip(result if isinstance(result, str) else self.show(result))
 
 
 def _explain(error: Exception) -> None:

@@ -31,6 +31,7 @@ STEPS = (
     -- The second guard: whatever the cursor says, an occurrence has one live or completed row.
     CREATE UNIQUE INDEX guard ON executions (occurrence_id) WHERE status IN ('waiting', 'running', 'completed');
     CREATE INDEX live ON executions (task_id) WHERE status IN ('waiting', 'running');
+    CREATE INDEX failed ON executions (finished_at) WHERE status IN ('failed', 'timed_out', 'interrupted');
     CREATE INDEX by_task ON executions (task_id, seq);
 
     CREATE TABLE outputs (execution_id TEXT PRIMARY KEY, text TEXT, traceback TEXT, display TEXT, path TEXT)

@@ -1,7 +1,7 @@
 """A real Jupyter server and a real Chromium, cut off from the network: notebooks are opened and used as a person does.
 
-One `Lab` serves a whole test session; each notebook that is opened gets a page without memory (no cookies, no
-workspace) and a kernel with an environment of its own.
+One `Lab` an application serves a whole test session; each notebook that is opened gets a page without memory (no
+cookies, no workspace) and a kernel with an environment of its own.
 """
 
 import json
@@ -11,13 +11,14 @@ import sys
 import time
 import urllib.request
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import nbformat
 from nbformat import NotebookNode
-from playwright.sync_api import BrowserContext, Locator, Page, Route, WebSocketRoute, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, Route, WebSocketRoute, expect, sync_playwright
 
 App = Literal["lab", "notebook"]
 Theme = Literal["light", "dark"]
@@ -36,32 +37,44 @@ CHROMIUM_FLAGS = [
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",  # also what the browser itself would like to fetch
 ]
 URLS = {"lab": "/lab/workspaces/{workspace}/tree/{path}", "notebook": "/notebooks/{path}"}
+MODULES = {"lab": "jupyterlab", "notebook": "notebook"}
+
+
+@contextmanager
+def launched_browser(chromium: str) -> Iterator[Browser]:
+    """Start the program `chromium`; one at a time, because Playwright's loop cannot run twice in a thread."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=CHROMIUM_FLAGS)
+        try:
+            yield browser
+        finally:
+            browser.close()
 
 
 class Lab:
-    """The server and the browser.
+    """A server of JupyterLab, or of Notebook 7, and the pages that are open on it.
 
     Parameters
     ----------
+    browser
+        From `launched_browser`.
     root
         The folder that the server serves; notebooks to open lie below it.
     env
         The server's environment, from `isolated_environment`.
-    chromium
-        The browser's program.
     """
 
-    def __init__(self, root: Path, env: Mapping[str, str], chromium: str) -> None:
+    def __init__(self, browser: Browser, root: Path, env: Mapping[str, str], app: App = "lab") -> None:
         self.root = root
         self.env = env
+        self.app = app
         self.token = uuid.uuid4().hex
+        self._browser = browser
         self._log = Path(env["JUPYTER_RUNTIME_DIR"]) / "server.log"
         self._log.parent.mkdir(parents=True, exist_ok=True)
         self._server = self._start_server()
         try:
             self.url = self._wait_for_server()
-            self._playwright = sync_playwright().start()
-            self._browser = self._playwright.chromium.launch(executable_path=chromium, args=CHROMIUM_FLAGS)
         except BaseException:
             self._server.kill()
             self._server.wait()
@@ -71,7 +84,6 @@ class Lab:
         self,
         path: Path,
         *,
-        app: App = "lab",
         theme: Theme = "light",
         viewport: Viewport = (1400, 1000),
         settings: Mapping[str, Mapping[str, Any]] | None = None,
@@ -87,7 +99,7 @@ class Lab:
         context = self._browser.new_context(viewport=size, color_scheme=theme, service_workers="block")  # type: ignore[arg-type]
         notebook = Notebook(self, context, path.relative_to(self.root).as_posix())
         try:
-            notebook._load(app, timeout_s)
+            notebook._load(timeout_s)
         except BaseException:
             notebook.close()
             raise
@@ -106,9 +118,7 @@ class Lab:
         return json.loads(text) if text else None
 
     def close(self) -> None:
-        """End browser, server and the server's kernels."""
-        self._browser.close()
-        self._playwright.stop()
+        """End the server and its kernels."""
         self._server.terminate()
         try:
             self._server.wait(20)
@@ -131,12 +141,10 @@ class Lab:
             "--port=0",
             f"--IdentityProvider.token={self.token}",
             f"--ServerApp.root_dir={self.root}",
-            "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
-            "--LabApp.extension_manager=readonly",
         ]
         with self._log.open("wb") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", "jupyterlab", *arguments],
+                [sys.executable, "-m", MODULES[self.app], *arguments],
                 cwd=self.root,
                 env=dict(self.env),
                 stdin=subprocess.DEVNULL,
@@ -243,8 +251,8 @@ class Notebook:
         if session := self._session():
             self.lab.api("DELETE", f"sessions/{session['id']}")
 
-    def _load(self, app: App, timeout_s: float) -> None:
-        address = URLS[app].format(workspace=uuid.uuid4().hex, path=self.path)
+    def _load(self, timeout_s: float) -> None:
+        address = URLS[self.lab.app].format(workspace=uuid.uuid4().hex, path=self.path)
         self.page.goto(f"{self.lab.url}{address}?token={self.lab.token}", timeout=timeout_s * 1000)
         self.cell(0).wait_for(timeout=timeout_s * 1000)
         self.wait_idle(timeout_s)

@@ -157,6 +157,8 @@ class Kernel:
 
     def _connect(self) -> None:
         self.client = self._manager.client()
+        # A session a life: the ids of requests are counted within it, and two lives' cells must not share one.
+        self.client.session.session = uuid.uuid4().hex
         self.client.start_channels()
         self.client.wait_for_ready(timeout=START_S)
 

@@ -96,8 +96,12 @@ const tail = (path) => (path.length > 40 ? "…" + path.slice(-38) : path);
 
 // ---- elements ---------------------------------------------------------------------------------
 
+// Without this attribute on the element that has the focus, JupyterLab takes Enter from a button, and "d d" there deletes the cell.
+const OWN_KEYS = "data-lm-suppress-shortcuts";
+
 function h(tag, attributes = {}, ...children) {
   const node = document.createElement(tag);
+  if (tag === "button" || tag === "select" || attributes.tabindex) node.setAttribute(OWN_KEYS, "true");
   for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
   node.append(...children);
   return node;
@@ -292,9 +296,7 @@ class Dashboard {
   }
 
   build(el) {
-    this.root = h("section", { class: "car-dashboard", "aria-label": "Tasks", "data-state": "loading",
-      // JupyterLab's one-key commands (Enter, d d) would otherwise be taken from the buttons.
-      "data-lm-suppress-shortcuts": "true" });
+    this.root = h("section", { class: "car-dashboard", "aria-label": "Tasks", "data-state": "loading" });
     this.counts = ["running", "scheduled", "failed in 24 h"].map((label) => {
       const value = h("b", {}, "–");
       return { value, el: h("span", { class: "car-count" }, value, ` ${label}`) };
@@ -304,7 +306,8 @@ class Dashboard {
     this.again = h("button", { type: "button", class: "car-button car-framed" }, "Ask again");
     this.bannerText = h("span");
     this.banner = h("div", { class: "car-banner", role: "status", hidden: "" }, icon("warn"), this.bannerText, this.again);
-    this.search = h("input", { type: "search", class: "car-search", placeholder: "Search by name", "aria-label": "Search tasks by name", spellcheck: "false" });
+    this.search = h("input", { type: "search", class: "car-search", placeholder: "Search by name", "aria-label": "Search tasks by name",
+      spellcheck: "false" });
     this.filter = h("select", { class: "car-filter", "aria-label": "Filter by status" }, h("option", { value: "" }, "all states"),
       ...STATUSES.map((status) => h("option", { value: status }, status)));
     this.matches = h("span", { class: "car-matches" });
@@ -315,7 +318,8 @@ class Dashboard {
       h("div", { class: `car-cell car-${id}-cell`, role: "columnheader", "aria-sort": "none" },
         h("button", { type: "button", class: "car-sort", "data-column": id }, label))),
       h("div", { class: "car-cell car-actions-cell", role: "columnheader", "aria-label": "Actions" }));
-    this.table = h("div", { class: "car-table", role: "table", tabindex: "0", "aria-label": "Tasks", "aria-description": "Arrow keys move between the buttons of rows" },
+    this.table = h("div", { class: "car-table", role: "table", tabindex: "0", "aria-label": "Tasks",
+      "aria-description": "Arrow keys move between the buttons of rows" },
       h("div", { role: "rowgroup", class: "car-headgroup" }, this.header), this.body);
     this.none = h("p", { class: "car-none", hidden: "" });
     this.copy = h("button", { type: "button", class: "car-button car-framed" }, "Copy");
@@ -620,7 +624,8 @@ class Dashboard {
     setHidden(this.table, loading || blank || !this.order.length);
     setHidden(this.none, blank || (loading ? silent : this.order.length > 0));
     setText(this.none, loading ? "Asking the kernel …" : "No task matches.");
-    setText(this.matches, this.order.length === this.entries.size ? `${number(this.entries.size)} tasks` : `${number(this.order.length)} of ${number(this.entries.size)} tasks`);
+    const [shown, all] = [this.order.length, this.entries.size];
+    setText(this.matches, (shown === all ? "" : `${number(shown)} of `) + `${number(all)} task${all === 1 ? "" : "s"}`);
     if (!head) return;
     [head.running, head.scheduled, head.failed_24h].forEach((value, i) => {
       setText(this.counts[i].value, number(value));

@@ -1,0 +1,88 @@
+"""Background and scheduled tasks that live in a Jupyter notebook.
+
+`%load_ext car_sched_nb`, then write `%%car_task NAME --every 5m` over a cell. In a script:
+`async with car.Scheduler("tasks.db") as s: await s.add(car.Task("hello", "print('hi')", "interval", "5m"))`.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
+
+    from car_sched_nb.engine.events import Event
+    from car_sched_nb.engine.handle import TaskHandle
+    from car_sched_nb.engine.scheduler import Scheduler
+    from car_sched_nb.errors import CarError, InvalidInput, StoreError, UnknownTask
+    from car_sched_nb.model import Cause, Execution, Status, Task, TaskStatus, Trigger
+    from car_sched_nb.notebook.decorator import runner, task
+    from car_sched_nb.notebook.verbs import (
+        adopt,
+        arm,
+        cancel,
+        dashboard,
+        delete,
+        edit,
+        help,
+        history,
+        list,
+        logs,
+        namespace,
+        pause,
+        preview,
+        resume,
+        run,
+        run_now,
+        scheduler,
+        show,
+        tasks,
+        wait,
+    )
+    from car_sched_nb.runners.base import AgentOutput, AgentRunner, AgentSpec, Mailbox, Runtime, SharedInfra, current
+
+__version__ = "0.1.0"
+
+# Names are loaded when they are used: importing the package, and `%load_ext`, stay quick.
+_HOMES = {
+    "engine.events": "Event",
+    "engine.handle": "TaskHandle",
+    "engine.scheduler": "Scheduler",
+    "errors": "CarError InvalidInput StoreError UnknownTask",
+    "model": "Cause Execution Status Task TaskStatus Trigger",
+    "notebook.decorator": "runner task",
+    "notebook.verbs": "adopt arm cancel dashboard delete edit help history list logs namespace pause preview resume run "
+    "run_now scheduler show tasks wait",
+    "runners.base": "AgentOutput AgentRunner AgentSpec Mailbox Runtime SharedInfra current",
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
+
+__all__ = sorted([*_HOME, "__version__", "load_ipython_extension", "unload_ipython_extension"])  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return list(__all__)
+
+
+def load_ipython_extension(shell: InteractiveShell) -> None:
+    """Load into a kernel: register `%%car_task` and `%car`; nothing stored runs by it."""
+    from car_sched_nb.notebook.extension import load
+
+    load(shell)
+
+
+def unload_ipython_extension(shell: InteractiveShell) -> None:
+    """Take everything off again; what runs is stopped."""
+    from car_sched_nb.notebook.extension import unload
+
+    unload(shell)

@@ -1,0 +1,49 @@
+"""What bodies print and display stays with their execution: the kernel's own streams and `display`."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from car_sched_nb.output import current_output, route_streams
+
+if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
+
+_MOST_DISPLAYS = 100
+
+
+def install(shell: InteractiveShell) -> Callable[[], None]:
+    """Route streams and `display` to the execution that uses them; return what takes it off again."""
+    restore_streams = route_streams()
+    publisher = shell.display_pub
+    publish = publisher.publish
+
+    def routed(data: dict[str, Any], metadata: dict[str, Any] | None = None, **options: Any) -> None:
+        output = current_output.get()
+        if output is None:
+            publish(data, metadata, **options)
+            return
+        if len(output.displays) < _MOST_DISPLAYS:
+            output.displays.append({mime: _plain(value) for mime, value in data.items()})
+        output.write(str(data.get("text/plain", "")) + "\n")
+
+    publisher.publish = routed  # type: ignore[method-assign]
+
+    def restore() -> None:
+        restore_streams()
+        if publisher.publish is routed:
+            publisher.publish = publish  # type: ignore[method-assign]
+
+    return restore
+
+
+def _plain(value: Any) -> Any:
+    return base64.b64encode(value).decode() if isinstance(value, bytes) else value
+
+
+def show(shell: InteractiveShell, result: Any) -> str:
+    """Return a result as the notebook would print it."""
+    formatted, _ = shell.display_formatter.format(result, include={"text/plain"})
+    return str(formatted.get("text/plain", repr(result)))

@@ -1,0 +1,62 @@
+"""Tab on the lines of `%%car_task` and `%car`: options, their values, verbs and task names."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from car_sched_nb.notebook.magics import VERBS
+from car_sched_nb.options import OPTIONS
+from car_sched_nb.store import records
+
+if TYPE_CHECKING:
+    from car_sched_nb.notebook.session import Session
+
+
+class Matcher:
+    """Completes the magics' lines; one of the completer's `custom_matchers`."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def __call__(self, text: str) -> list[str]:
+        line = self._session.shell.Completer.line_buffer
+        return candidates(line, self._words(line), self._names())
+
+    @staticmethod
+    def _words(line: str) -> list[str]:
+        return line.split(" ")
+
+    def _names(self) -> list[str]:
+        return records.names(self._session.store, self._session.namespace.name)
+
+
+def candidates(line: str, words: list[str], names: list[str]) -> list[str]:
+    """Return what may stand in place of the last word of a line up to the cursor."""
+    found = re.match(r"\s*(%%car_task|%car)\s", line)
+    if not found:
+        return []
+    last = words[-1]
+    before = [word for word in words[:-1] if word]
+    offered = _task_line(before, last) if found[1] == "%%car_task" else _car_line(before, names)
+    return [one for one in offered if one.startswith(last)]
+
+
+def _task_line(before: list[str], last: str) -> list[str]:
+    for option in OPTIONS:
+        if before[-1] == option.flag and option.metavar:
+            return list(option.values)
+        if last.startswith(option.flag + "="):
+            return [f"{option.flag}={value}" for value in option.values]
+    given = set(before)
+    return [option.flag for option in OPTIONS if option.many or option.flag not in given]
+
+
+def _car_line(before: list[str], names: list[str]) -> list[str]:
+    if len(before) == 1:
+        return list(VERBS)
+    verb = VERBS.get(before[1])
+    if verb is None or not verb.takes_task:
+        return ["task", *VERBS] if before[1] == "help" else []
+    switches: list[Any] = [word for word in re.findall(r"--[a-z]+", verb.usage)]
+    return names + switches

@@ -1,0 +1,311 @@
+"""`%%car_task` and `%car`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+from IPython.core.error import UsageError
+from IPython.core.magic import Magics, cell_magic, line_magic, magics_class, no_var_expand
+
+from car_sched_nb import options
+from car_sched_nb.errors import CarError, InvalidInput, nearest
+from car_sched_nb.model import Execution, Task, Trigger
+from car_sched_nb.notebook import card, trial, verbs
+from car_sched_nb.notebook.session import Session
+from car_sched_nb.store.records import Defined
+
+
+class Verb(msgspec.Struct, frozen=True):
+    """One word after `%car`."""
+
+    usage: str
+    help: str
+    do: Callable[[CarMagics, list[str]], Any]
+    takes_task: bool = False
+
+
+def _user_error(error: Exception) -> UsageError:
+    # A subclass of UsageError would print a traceback.
+    return UsageError(str(error))
+
+
+@magics_class
+class CarMagics(Magics):
+    """The magics of a session."""
+
+    def __init__(self, shell: Any, session: Session) -> None:
+        super().__init__(shell)
+        self._session = session
+
+    @no_var_expand
+    @cell_magic
+    def car_task(self, line: str, cell: str) -> None:
+        try:
+            self._define(line, cell)
+        except CarError as error:
+            raise _user_error(error) from None
+
+    @no_var_expand
+    @line_magic
+    def car(self, line: str) -> Any:
+        try:
+            words = options.split_words(line)
+            name = words[0] if words else "help"
+            verb = VERBS.get(name)
+            if verb is None:
+                raise InvalidInput(f"%car has no {name!r}{nearest(name, VERBS)}; %car help lists what there is")
+            return verb.do(self, words[1:])
+        except CarError as error:
+            raise _user_error(error) from None
+
+    # Defining
+
+    def _define(self, line: str, cell: str) -> None:
+        if line.split() in (["--help"], ["-h"], ["help"]):
+            print(options.help_text())
+            return
+        parsed = options.parse_cell(line, cell)
+        namespace = self._session.namespace.name
+        if "test" in parsed.modes or "dry-run" in parsed.modes:
+            self._try(parsed.task, parsed.modes)
+            return
+        defined: Defined = self._session.call(lambda s: s.define(parsed.task))
+        task = self._session.call(lambda s: s.arm(defined.task.name))
+        notes = self._notes(task)
+        if task.trigger is Trigger.MANUAL and "no-run" not in parsed.modes:
+            notes += self._run_manual(task)
+        card.show(task, namespace, defined.change, notes)
+
+    def _try(self, task: Task, modes: frozenset[str]) -> None:
+        scheduler = self._session.start()
+        task = scheduler.check(task)
+        if "test" in modes:
+            trial.run_here(self._session, task)
+        now = self._session.call_plain(lambda s: s.clock.now_us())
+        task = trial.unstored(task, now)
+        card.show(task, self._session.namespace.name, "test" if "test" in modes else "dry-run")
+
+    def _run_manual(self, task: Task) -> list[str]:
+        if not task.enabled:
+            return []
+        execution = verbs.run(task.name)
+        return [_started(execution)]
+
+    def _notes(self, task: Task) -> list[str]:
+        notes = []
+        if self._session.namespace.source == "scratch":
+            notes.append(
+                "this notebook's path is unknown, so these tasks will not be found again; "
+                "put %car namespace NAME into its first cell"
+            )
+        missing = self._session.call_plain(lambda s: s.runners[task.runner].missing(task))
+        if missing and task.trigger is not Trigger.MANUAL:
+            notes.append(f"{task.name} waits: {missing}")
+        return notes
+
+
+def _started(execution: Execution) -> str:
+    if execution.status == "skipped":
+        return f"still running, so not started again: %car cancel {execution.task}, or --overlap allow"
+    return "started"
+
+
+def _one(verb: str, words: Sequence[str]) -> str:
+    if len(words) != 1:
+        raise InvalidInput(f"write: %car {VERBS[verb].usage}")
+    return words[0]
+
+
+def _name_or_all(verb: str, words: list[str]) -> dict[str, Any]:
+    if words == ["--all"]:
+        return {"all": True}
+    return {"name": _one(verb, words)}
+
+
+def _list(magics: CarMagics, words: list[str]) -> Any:
+    if words:
+        raise InvalidInput("write: %car list")
+    frame = verbs.tasks()
+    return frame[["status", "when", "next_at", "last_run_at", "run_count", "runner"]]
+
+
+def _run(magics: CarMagics, words: list[str]) -> None:
+    name, params = _name_and_params(words)
+    print(f"{name}: {_started(verbs.run(name, params))}")
+
+
+def _name_and_params(words: list[str]) -> tuple[str, dict[str, str]]:
+    params: dict[str, str] = {}
+    names = []
+    position = 0
+    while position < len(words):
+        word = words[position]
+        if word == "--param" and position + 1 < len(words):
+            position += 1
+            params.update([options.parse_param(words[position])])
+        elif word.startswith("--param="):
+            params.update([options.parse_param(word.removeprefix("--param="))])
+        elif word.startswith("--"):
+            raise InvalidInput(f"%car run has no option {word}; write: %car {VERBS['run'].usage}")
+        else:
+            names.append(word)
+        position += 1
+    return _one("run", names), params
+
+
+def _cancel(magics: CarMagics, words: list[str]) -> None:
+    count = verbs.cancel(**_name_or_all("cancel", words))
+    print(f"cancelled {count} running" if count else "nothing was running")
+
+
+def _pause(magics: CarMagics, words: list[str]) -> None:
+    count = verbs.pause(**_name_or_all("pause", words))
+    print(f"paused {count}; %car resume goes on" if count else "already paused")
+
+
+def _resume(magics: CarMagics, words: list[str]) -> None:
+    count = verbs.resume(**_name_or_all("resume", words))
+    print(f"resumed {count}" if count else "was not paused")
+
+
+def _arm(magics: CarMagics, words: list[str]) -> None:
+    count = verbs.arm(_one("arm", words) if words and words != ["--all"] else None)
+    print(f"armed {count}: planned in this kernel from now on")
+
+
+def _delete(magics: CarMagics, words: list[str]) -> None:
+    name = _one("delete", words)
+    verbs.delete(name)
+    print(f"deleted {name}; its history stays")
+
+
+def _show(magics: CarMagics, words: list[str]) -> None:
+    print(verbs.show(_one("show", words)))
+
+
+def _edit(magics: CarMagics, words: list[str]) -> None:
+    verbs.edit(_one("edit", words))
+
+
+def _logs(magics: CarMagics, words: list[str]) -> None:
+    if not 1 <= len(words) <= 2:
+        raise InvalidInput(f"write: %car {VERBS['logs'].usage}")
+    text = verbs.logs(*words)
+    sys.stdout.write(text if not text or text.endswith("\n") else text + "\n")
+
+
+_HISTORY_OPTIONS = {"--last": "since", "--since": "since", "--until": "until", "--status": "status", "--limit": "limit"}
+
+
+def _history(magics: CarMagics, words: list[str]) -> Any:
+    names: list[str] = []
+    given: dict[str, Any] = {}
+    position = 0
+    while position < len(words):
+        word, equals, value = words[position].partition("=")
+        position += 1
+        if not word.startswith("--"):
+            names.append(words[position - 1])
+            continue
+        if word not in _HISTORY_OPTIONS:
+            raise InvalidInput(f"%car history has no option {word}{nearest(word, _HISTORY_OPTIONS)}")
+        if not equals:
+            if position >= len(words):
+                raise InvalidInput(f"{word} needs a value; write: %car {VERBS['history'].usage}")
+            value, position = words[position], position + 1
+        given[_HISTORY_OPTIONS[word]] = value
+    if "limit" in given:
+        given["limit"] = _whole(given["limit"], "--limit")
+    return verbs.history(names or None, **given)
+
+
+def _whole(text: str, option: str) -> int:
+    if not text.isdigit():
+        raise InvalidInput(f"{option} is a whole number from 0, not {text!r}")
+    return int(text)
+
+
+def _dashboard(magics: CarMagics, words: list[str]) -> Any:
+    return verbs.dashboard()
+
+
+def _preview(magics: CarMagics, words: list[str]) -> Any:
+    if not 1 <= len(words) <= 2:
+        raise InvalidInput(f"write: %car {VERBS['preview'].usage}")
+    return verbs.preview(words[0], _whole(words[1], "N") if len(words) == 2 else 10)
+
+
+def _namespace(magics: CarMagics, words: list[str]) -> None:
+    if len(words) > 1:
+        raise InvalidInput("write: %car namespace NAME, with quotes when it has spaces")
+    name = verbs.namespace(words[0] if words else None)
+    source = magics._session.namespace.source
+    said = {"pinned": "pinned", "notebook": "this notebook's path", "scratch": "for this kernel only"}[source]
+    print(f"namespace {name} ({said})")
+    if not words:
+        for other, count in verbs.namespaces():
+            if other != name:
+                print(f"  also in this store: {other}, {count} task{'s' * (count != 1)}")
+
+
+def _adopt(magics: CarMagics, words: list[str]) -> None:
+    count = verbs.adopt(_one("adopt", words))
+    print(f"adopted {count} task{'s' * (count != 1)}; run their cells, or %car arm, to plan them here")
+
+
+def _help(magics: CarMagics, words: list[str]) -> None:
+    if words == ["task"]:
+        print(options.help_text())
+    elif words:
+        if words[0] not in VERBS:
+            raise InvalidInput(f"%car has no {words[0]!r}{nearest(words[0], VERBS)}; %car help lists what there is")
+        print(f"%car {VERBS[words[0]].usage}\n    {VERBS[words[0]].help}")
+    else:
+        print(help_text())
+
+
+VERBS: dict[str, Verb] = {
+    "list": Verb("list", "the tasks of this notebook", _list),
+    "run": Verb("run NAME [--param k=v]", "run a task now, outside its grid", _run, takes_task=True),
+    "cancel": Verb("cancel NAME | --all", "stop what runs; the task goes on with its next slot", _cancel, takes_task=True),
+    "pause": Verb("pause NAME | --all", "start no more slots until it is resumed", _pause, takes_task=True),
+    "resume": Verb("resume NAME | --all", "go on after a pause", _resume, takes_task=True),
+    "arm": Verb("arm [NAME | --all]", "plan stored tasks in this kernel, without running their cells", _arm, takes_task=True),
+    "delete": Verb("delete NAME", "cancel and hide a task; its history stays", _delete, takes_task=True),
+    "show": Verb("show NAME", "print the cell that defines a task", _show, takes_task=True),
+    "edit": Verb("edit NAME", "put that cell into a new one", _edit, takes_task=True),
+    "logs": Verb("logs NAME [EXECUTION_ID]", "what its newest execution printed", _logs, takes_task=True),
+    "history": Verb(
+        "history [NAME ...] [--last DUR] [--since T] [--until T] [--status S] [--limit N]",
+        "executions as a DataFrame",
+        _history,
+        takes_task=True,
+    ),
+    "preview": Verb("preview NAME [N]", "the next planned slots", _preview, takes_task=True),
+    "dashboard": Verb("dashboard", "live status and buttons", _dashboard),
+    "namespace": Verb("namespace [NAME]", "whose tasks these are; with a name, pin it in the first cell", _namespace),
+    "adopt": Verb("adopt OLD", "take over the tasks of this notebook's former name", _adopt),
+    "help": Verb("help [task | VERB]", "this help; 'task' lists the options of %%car_task", _help),
+}
+
+
+def help_text() -> str:
+    """Return the help of `%car`, from the table."""
+    width = 30
+    lines = ["%car VERB ..., each also a function: car.run('prices')", ""]
+    for verb in VERBS.values():
+        if len(verb.usage) < width:
+            lines.append(f"  %car {verb.usage:<{width}} {verb.help}")
+        else:
+            lines += [f"  %car {verb.usage}", f"  {'':<{width + 5}} {verb.help}"]
+    lines += ["", "%%car_task NAME [options] makes a cell a task; %car help task lists the options."]
+    return "\n".join(lines)
+
+
+# `?` shows the docstring, and the table is its only source.
+CarMagics.car_task.__doc__ = options.help_text()
+CarMagics.car.__doc__ = help_text()
+

@@ -1,0 +1,265 @@
+"""What `%car` can do, each also a function of the package."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from car_sched_nb import options
+from car_sched_nb.errors import InvalidInput
+from car_sched_nb.model import Execution, Task
+from car_sched_nb.notebook.namespace import Namespace, notebook_path
+from car_sched_nb.notebook.session import KernelScheduler, current_session
+from car_sched_nb.store import records
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    import pandas as pd
+
+
+def scheduler() -> KernelScheduler:
+    """Return the kernel's scheduler: the methods of `Scheduler`, synchronous and from any thread."""
+    return KernelScheduler(current_session())
+
+
+def run(name: str, params: Mapping[str, Any] | None = None) -> Execution:
+    """Start a task outside its grid, now, without waiting for its end; see `Scheduler.run_now`."""
+    session = current_session()
+    execution: Execution = session.call(lambda s: s.run_now(name, params=params))
+    return execution
+
+
+run_now = run
+
+
+def cancel(name: str | None = None, *, all: bool = False) -> int:  # noqa: A002 - as on the line: --all
+    """Stop what runs or waits of a task, or of all; the task goes on with its next slot. Return how many."""
+    return sum(scheduler().cancel(one) for one in _names(name, all, "cancel"))
+
+
+def pause(name: str | None = None, *, all: bool = False) -> int:  # noqa: A002 - the same
+    """Start no more slots of a task, or of all, until it is resumed. Return how many are new to it."""
+    return sum(scheduler().pause(one) for one in _names(name, all, "pause"))
+
+
+def resume(name: str | None = None, *, all: bool = False) -> int:  # noqa: A002 - the same
+    """Plan paused tasks again. Return how many were paused."""
+    return sum(scheduler().resume(one) for one in _names(name, all, "resume"))
+
+
+def arm(name: str | None = None, *, all: bool = False) -> int:  # noqa: A002 - the same
+    """Plan stored tasks in this kernel, all of this notebook's when no name is given. Return how many."""
+    names = _names(name, all or name is None, "arm")
+    for one in names:
+        scheduler().arm(one)
+    return len(names)
+
+
+def delete(name: str) -> None:
+    """Cancel a task and hide it; its history stays and its name is free."""
+    scheduler().delete(name)
+
+
+def _names(name: str | None, every: bool, verb: str) -> Sequence[str]:
+    session = current_session()
+    known = records.names(session.store, session.namespace.name)
+    if every and name is not None:
+        raise InvalidInput(f"%car {verb} takes a name or --all, not both")
+    if every:
+        return known
+    if name is None:
+        raise InvalidInput(f"%car {verb} needs a task's name, or --all")
+    return [records.get(session.store, session.namespace.name, name).name]
+
+
+def task(name: str) -> Task:
+    """Return a stored task by its name."""
+    session = current_session()
+    return records.get(session.store, session.namespace.name, name)
+
+
+def show(name: str) -> str:
+    """Return the whole cell of a task as it would be typed."""
+    found = task(name)
+    return f"{options.typed_line(found)}\n{found.prompt}"
+
+
+def edit(name: str) -> None:
+    """Put a task's cell into a new cell of the notebook."""
+    current_session().shell.set_next_input(show(name), replace=False)
+
+
+def logs(name: str, execution_id: str | None = None) -> str:
+    """Return what the newest execution of a task printed (live while it runs), or the one of that id."""
+    session = current_session()
+    found = task(name)
+    if session.started:
+        runs = session.call_plain(lambda s: s.live(name))
+        for one in runs:
+            if execution_id in (None, one.execution_id):
+                return one.output.text()
+    if execution_id is None:
+        newest = records.executions(session.store, "e.task_id = ? AND e.attempt > 0", found.id, newest=1)
+        if not newest:
+            return ""
+        execution_id = newest[-1].execution_id
+    elif records.execution(session.store, execution_id) is None:
+        raise InvalidInput(f"no execution has the id {execution_id!r}; car.history({name!r}) lists them")
+    return records.output_text(session.store, execution_id)
+
+
+def history(
+    task: str | Sequence[str] | None = None,
+    since: str | datetime | None = None,
+    until: str | datetime | None = None,
+    status: str | Sequence[str] | None = None,
+    limit: int | None = None,
+    store: str | None = None,
+    namespace: str | None = None,
+) -> pd.DataFrame:
+    """Return executions as a DataFrame indexed by `execution_id`, oldest first.
+
+    Without `store` and `namespace` those of this notebook; with a store, or outside a notebook, those of every
+    namespace. See `car_sched_nb.frames.history` for the filters.
+    """
+    from car_sched_nb import frames
+
+    with _opened(store, namespace) as (opened, space):
+        return frames.history(
+            opened,
+            namespace=space,
+            task=task,
+            since=since,
+            until=until,
+            status=status,
+            limit=limit,
+            now_us=time.time_ns() // 1000,
+        )
+
+
+def tasks(store: str | None = None, namespace: str | None = None) -> pd.DataFrame:
+    """Return the stored tasks as a DataFrame indexed by name."""
+    from car_sched_nb import frames
+
+    with _opened(store, namespace) as (opened, space):
+        return frames.tasks(opened, space)
+
+
+def list(store: str | None = None, namespace: str | None = None) -> pd.DataFrame:  # noqa: A001 - as on the line
+    """Return the stored tasks as a DataFrame indexed by name; the same as `tasks`."""
+    return tasks(store, namespace)
+
+
+async def wait(*names: str, timeout: float | None = None) -> bool:
+    """Return True when what runs or is due now has ended, of these tasks or of all.
+
+    Await it in a cell: the kernel's loop stays free. `timeout` is in seconds; False when that was too short.
+    """
+    return await scheduler().wait(*names, timeout=timeout)
+
+
+def help(verb: str | None = None) -> None:  # noqa: A001 - the same
+    """Print the help of `%car`, of one of its words, or with "task" the options of `%%car_task`."""
+    current_session().shell.run_line_magic("car", f"help {verb or ''}")
+
+
+def preview(name: str, n: int = 10) -> pd.DataFrame:
+    """Return the next `n` planned slots of a task, in UTC and in its zone."""
+    from car_sched_nb import frames
+
+    return frames.preview(task(name), time.time_ns() // 1000, n)
+
+
+def _opened(store: str | None, namespace: str | None) -> Any:
+    """Return a context with (store, namespace): the session's, or one opened for this call."""
+    from contextlib import contextmanager, nullcontext
+
+    from car_sched_nb.errors import SchedulerClosed, StoreError
+    from car_sched_nb.notebook.session import default_store
+    from car_sched_nb.store.sqlite import SqliteStore
+
+    if store is None:
+        try:
+            session = current_session()
+        except SchedulerClosed:
+            pass
+        else:
+            return nullcontext((session.store, namespace or session.namespace.name))
+    path = Path(store or default_store())
+    if not path.exists():
+        raise StoreError(f"there is no store at {path}; run a task first, or give store=PATH")
+
+    @contextmanager
+    def open_for_now() -> Any:
+        opened = SqliteStore(path)
+        try:
+            opened.migrate()
+            yield opened, namespace
+        finally:
+            opened.close()
+
+    return open_for_now()
+
+
+def dashboard() -> Any:
+    """Return the live dashboard: status, next fires, and buttons to run, cancel and pause."""
+    from car_sched_nb.widget.dashboard import Dashboard
+
+    return Dashboard(current_session())
+
+
+def namespace(name: str | None = None) -> str:
+    """Return this kernel's namespace, or pin it; pinned before the first task, and fixed from then on."""
+    session = current_session()
+    if name is None:
+        return session.namespace.name
+    if not name.strip():
+        raise InvalidInput("a namespace needs a name: %car namespace prices")
+    if session.namespace.name != name:
+        if session.started:
+            raise InvalidInput(
+                f"this kernel works in {session.namespace.name!r} already; put %car namespace {name} into the first "
+                "cell, restart the kernel, and run it before any task"
+            )
+        session.namespace = Namespace(name, "pinned")
+    return name
+
+
+def adopt(old: str) -> int:
+    """Move the tasks and history of a renamed notebook into this one; return how many tasks.
+
+    Raises
+    ------
+    InvalidInput
+        When the other notebook still exists: then this one is a copy, and has tasks of its own.
+    """
+    session = current_session()
+    known = {space for space, _ in namespaces()}
+    found = _namespace_called(old, known)
+    if found == session.namespace.name:
+        raise InvalidInput("that is this notebook's own namespace; there is nothing to adopt")
+    if found.endswith(".ipynb") and Path(found).exists():
+        raise InvalidInput(
+            f"{found} still exists, so this notebook is a copy of it; run its cells here to make tasks of its own, or "
+            "delete the other notebook first"
+        )
+    count: int = session.call(lambda s: s.adopt(found))
+    return count
+
+
+def namespaces() -> Sequence[tuple[str, int]]:
+    """Return the namespaces of the store with their number of tasks."""
+    sql = "SELECT namespace, count(*) FROM tasks WHERE deleted_at IS NULL GROUP BY namespace ORDER BY namespace"
+    return [(name, count) for name, count in current_session().store.rows(sql)]
+
+
+def _namespace_called(old: str, known: set[str]) -> str:
+    here = Path(notebook_path() or Path.cwd() / "x").parent
+    for candidate in (old, str(Path(old).expanduser()), str(here / old), str(here / f"{old}.ipynb")):
+        if candidate in known:
+            return candidate
+    listed = ", ".join(sorted(known)) or "none"
+    raise InvalidInput(f"no notebook of this store is called {old!r}; there are: {listed}")
