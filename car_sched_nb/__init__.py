@@ -71,7 +71,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return list(__all__)
+    return [*__all__]
 
 
 def load_ipython_extension(shell: InteractiveShell) -> None:

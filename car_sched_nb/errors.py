@@ -99,7 +99,9 @@ class StoreOnNetwork(StoreError):
     """Raised when the store would lie on a network file system, where SQLite's locks do not hold."""
 
     def __init__(self, path: str, kind: str) -> None:
-        super().__init__(f"{path} is on a network file system ({kind}), where locks do not hold; give a local store=PATH")
+        super().__init__(
+            f"{path} is on a network file system ({kind}), where locks do not hold; give a local store=PATH"
+        )
 
 
 class TaskCancelled(BaseException):

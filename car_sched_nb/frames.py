@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from enum import EnumType
 from typing import TYPE_CHECKING, Any
 
 from car_sched_nb.errors import InvalidInput, UnknownTask, nearest
@@ -116,7 +117,8 @@ def _where(
     states: list[str] | None,
     now_us: int,
 ) -> tuple[str, list[Any]]:
-    parts, bound = ["1"], []
+    parts: list[str] = ["1"]
+    bound: list[Any] = []
     if namespace is not None:
         parts.append("t.namespace = ?")
         bound.append(namespace)
@@ -164,9 +166,7 @@ def _frame(columns: Sequence[tuple[str, str, Any]], rows: Sequence[tuple[Any, ..
     import pandas as pd
 
     turned = list(zip(*rows, strict=True)) if rows else [()] * len(columns)
-    return pd.DataFrame(
-        {name: _series(values, kind) for (name, _, kind), values in zip(columns, turned, strict=True)}
-    )
+    return pd.DataFrame({name: _series(values, kind) for (name, _, kind), values in zip(columns, turned, strict=True)})
 
 
 def _series(values: Sequence[Any], kind: Any) -> Any:
@@ -181,8 +181,10 @@ def _series(values: Sequence[Any], kind: Any) -> Any:
         if kind == _LENGTH:
             return pd.Series(whole.view("timedelta64[us]"))
         return pd.Series(whole.view("datetime64[us]")).dt.tz_localize("UTC")
-    if isinstance(kind, type):
-        return pd.Categorical([None if value is None else str(value) for value in values], categories=[str(k) for k in kind])
+    if isinstance(kind, EnumType):
+        return pd.Categorical(
+            [None if value is None else str(value) for value in values], categories=[str(one) for one in kind]
+        )
     return pd.Series(list(values), dtype=kind)
 
 

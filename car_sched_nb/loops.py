@@ -11,4 +11,5 @@ from anyio.lowlevel import current_token
 def soon_caller() -> Callable[..., Any]:
     """Return this loop's thread-safe "call soon", whichever loop it is."""
     native: Any = current_token().native_token
-    return getattr(native, "call_soon_threadsafe", None) or native.run_sync_soon  # asyncio, else trio
+    soon: Callable[..., Any] = getattr(native, "call_soon_threadsafe", None) or native.run_sync_soon  # asyncio, else trio
+    return soon

@@ -200,7 +200,7 @@ def check_name(name: str) -> str:
     InvalidInput
         When it has a character outside letters, digits, `.`, `_`, `-`.
     """
-    if isinstance(name, str) and _NAME.fullmatch(name) and not name.startswith("-"):
+    if _NAME.fullmatch(name) and not name.startswith("-"):
         return name
     better = re.sub(r"[^A-Za-z0-9._-]+", "-", str(name)).strip("-")[:60] or "my-task"
     raise InvalidInput(f"a task name has letters, digits, '.', '_' and '-' only, not {name!r}; write {better}")

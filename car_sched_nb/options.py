@@ -43,25 +43,76 @@ class Option(msgspec.Struct, frozen=True):
 _WHEN = "every once at delay cron watch".split()
 
 OPTIONS: tuple[Option, ...] = (
-    Option("every", "DUR", "run every DUR: 30s, 5m, '1h 30m'; or 'weekday at 09:00'", ("5s", "1m", "5m", "1h", "1d"), group="when"),
+    Option(
+        "every",
+        "DUR",
+        "run every DUR: 30s, 5m, '1h 30m'; or 'weekday at 09:00'",
+        ("5s", "1m", "5m", "1h", "1d"),
+        group="when",
+    ),
     Option("align", "", "put the interval on the clock: every 5m runs at :00, :05 ...", group="when"),
-    Option("first", "WHEN", "first run of an interval: now, or next (one interval later)", ("now", "next"), True, group="when"),
-    Option("cron", "EXPR", "run by a cron expression: '0 9 * * 1-5', @daily", ("'0 9 * * 1-5'", "@hourly", "@daily"), group="when"),
-    Option("tz", "ZONE", "time zone of --cron, --every and --at; the local one when not given", ("UTC", "Europe/London"), group="when"),
+    Option(
+        "first",
+        "WHEN",
+        "first run of an interval: now, or next (one interval later)",
+        ("now", "next"),
+        True,
+        group="when",
+    ),
+    Option(
+        "cron",
+        "EXPR",
+        "run by a cron expression: '0 9 * * 1-5', @daily",
+        ("'0 9 * * 1-5'", "@hourly", "@daily"),
+        group="when",
+    ),
+    Option(
+        "tz",
+        "ZONE",
+        "time zone of --cron, --every and --at; the local one when not given",
+        ("UTC", "Europe/London"),
+        group="when",
+    ),
     Option("once", "", "run one time only, never again, also after a restart", group="when"),
     Option("at", "TIME", "run one time, at TIME: 09:00, 'tomorrow 9:00', 2026-11-24T09:00", group="when"),
     Option("delay", "DUR", "run one time, after DUR", ("10s", "5m", "1h"), group="when"),
     Option("watch", "PATH", "run when a file, a folder or a glob changes", many=True, group="when"),
     Option("runner", "NAME", "what does the work: python (default), shell, or one that you registered", group="what"),
-    Option("executor", "WHERE", "where a Python body runs: loop (the kernel's) or thread", ("loop", "thread"), True, group="what"),
+    Option(
+        "executor",
+        "WHERE",
+        "where a Python body runs: loop (the kernel's) or thread",
+        ("loop", "thread"),
+        True,
+        group="what",
+    ),
     Option("into", "VAR", "put the result into this variable of the notebook", group="what"),
-    Option("param", "NAME=VALUE", "a parameter: car.current().params, $CAR_PARAM_NAME, {name}", many=True, group="what", field="params"),
+    Option(
+        "param",
+        "NAME=VALUE",
+        "a parameter: car.current().params, $CAR_PARAM_NAME, {name}",
+        many=True,
+        group="what",
+        field="params",
+    ),
     Option("system", "TEXT", "the system prompt of an agent", group="what", field="system_prompt"),
     Option("max-turns", "N", "turns that an agent may take (10)", group="what"),
     Option("timeout", "DUR", "stop a run that takes longer", ("30s", "5m", "30m")),
-    Option("catchup", "HOW", "slots that passed unserved: run the latest (default), none, or all", ("latest", "none", "all"), True),
+    Option(
+        "catchup",
+        "HOW",
+        "slots that passed unserved: run the latest (default), none, or all",
+        ("latest", "none", "all"),
+        True,
+    ),
     Option("grace", "DUR", "how late a slot may still run; one period by default, at most 24 h", ("1m", "1h")),
-    Option("overlap", "HOW", "a slot that comes while a run is going on: skip it (default) or allow both", ("skip", "allow"), True),
+    Option(
+        "overlap",
+        "HOW",
+        "a slot that comes while a run is going on: skip it (default) or allow both",
+        ("skip", "allow"),
+        True,
+    ),
     Option("no-run", "", "only define a task that has no trigger; do not run it now", group="mode"),
     Option("test", "", "run it once in this cell and store nothing", group="mode"),
     Option("dry-run", "", "show what would be defined and store nothing", group="mode"),
@@ -247,7 +298,9 @@ def _trigger(values: dict[str, Any]) -> dict[str, Any]:
         case "every":
             kind, schedule = parse_phrase(str(value))
             if kind == "cron" and (values.get("align") or "first" in values):
-                raise InvalidInput(f"--align and --first go with an interval; --every {value!r} is on the clock already")
+                raise InvalidInput(
+                    f"--align and --first go with an interval; --every {value!r} is on the clock already"
+                )
             return {"trigger": Trigger(kind), "schedule": schedule}
         case "cron":
             return {"trigger": Trigger.CRON, "schedule": str(value)}

@@ -106,13 +106,8 @@ class Output:
 
 def _open_spill(path: Path) -> IO[str]:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return path.open("w", encoding="utf-8", errors="backslashreplace", opener=_private)
-
-
-def _private(path: str, flags: int) -> int:
-    import os
-
-    return os.open(path, flags, 0o600)
+    path.touch(mode=0o600)
+    return path.open("w", encoding="utf-8", errors="backslashreplace")
 
 
 def clean(text: str) -> str:
@@ -141,7 +136,7 @@ class Routed:
         output = current_output.get()
         if output is None:
             return int(self._below.write(text) or 0)
-        return output.write(text if isinstance(text, str) else str(text))
+        return output.write(text)
 
     def writelines(self, lines: Any) -> None:
         for line in lines:

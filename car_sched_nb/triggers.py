@@ -30,9 +30,9 @@ class Fire(NamedTuple):
 
 
 class Passed(NamedTuple):
-    """The slots after a cursor and not after an instant: how many, the first and the last."""
+    """The slots after a cursor and not after an instant: how many (`slots`), the first and the last."""
 
-    count: int
+    slots: int
     first: Fire
     last: Fire
 
@@ -199,7 +199,9 @@ def check_trigger(task: Task) -> Task:
 def words(task: Task) -> str:
     """Return the trigger in words, for people: "every 5 s", "at 09:00 on weekdays, Europe/London"."""
     if task.trigger is Trigger.INTERVAL:
-        return f"every {duration_words(parse_duration(task.schedule))}" + (", aligned to the clock" if task.align else "")
+        return f"every {duration_words(parse_duration(task.schedule))}" + (
+            ", aligned to the clock" if task.align else ""
+        )
     if task.trigger is Trigger.CRON:
         return _cron(task.schedule, task.tz).words()
     if task.trigger is Trigger.ONCE:

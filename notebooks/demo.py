@@ -25,7 +25,7 @@ BUILD = HERE.parent / "build" / "demo"
 INPUT = ["prices.csv"]
 CELL_TIMEOUT_S = 120
 
-COLUMNS = ["task", "trigger", "slot", "status", "started_at", "lateness", "duration", "answer"]
+COLUMNS = ["task", "trigger", "slot", "status", "started", "late ms", "took ms", "answer"]
 
 # nbconvert's page loads MathJax, Mermaid and RequireJS from the network; this one loads nothing.
 OFFLINE_PAGE = """
@@ -78,7 +78,6 @@ def run(notebook: NotebookNode, path: Path, store: Path) -> str:
     environment = {
         "CAR_SCHED_NB_STORE": str(store),
         "IPYTHONDIR": str(BUILD / "ipython"),  # nobody's start-up files and profile
-        "JPY_SESSION_NAME": str(path),  # as a Jupyter server tells its kernels
     }
     try:
         client.execute(env=os.environ | environment, cleanup_kc=True)
@@ -90,8 +89,14 @@ def run(notebook: NotebookNode, path: Path, store: Path) -> str:
 def history_table(store: Path) -> str:
     """Return what ran, a line each."""
     history = car.history(store=str(store))
-    with pd.option_context("display.width", 160, "display.max_colwidth", 40):
-        return history.reindex(columns=COLUMNS).to_string(index=False)
+    millisecond = pd.Timedelta(milliseconds=1)
+    history["started"] = history["started_at"].dt.strftime("%H:%M:%S")
+    history["late ms"] = (history["lateness"] / millisecond).round(1)
+    history["took ms"] = (history["duration"] / millisecond).round(1)
+    said = history["answer"].fillna(history["error"]).fillna(history["reason"]).fillna("")
+    history["answer"] = said.str.strip().str.split("\n").str[-1].str.slice(0, 50)
+    history["slot"] = history["slot"].str.slice(0, 16)
+    return history[COLUMNS].to_string(index=False)
 
 
 def as_html(notebook: NotebookNode, title: str) -> str:

@@ -90,7 +90,7 @@ def decide(armed: Armed, passed: Passed, now_us: int, busy: bool) -> Plan | None
     assert schedule is not None
     late = now_us - passed.last.at_us
     if busy and not (armed.arming or task.catchup == "all"):
-        return Plan(passed.last.slot, None, passed.first, passed.count, Status.SKIPPED, "overlap")
+        return Plan(passed.last.slot, None, passed.first, passed.slots, Status.SKIPPED, "overlap")
     if busy:
         return None
     reason = "no_owner" if armed.arming else "asleep"
@@ -98,10 +98,10 @@ def decide(armed: Armed, passed: Passed, now_us: int, busy: bool) -> Plan | None
         return Plan(passed.first.slot, passed.first)
     allowed = grace_us(task, schedule, passed.last) if task.catchup == "latest" else 0
     if late > max(allowed, ON_TIME_US):
-        return Plan(passed.last.slot, None, passed.first, passed.count, Status.MISSED, reason)
-    if passed.count == 1:
+        return Plan(passed.last.slot, None, passed.first, passed.slots, Status.MISSED, reason)
+    if passed.slots == 1:
         return Plan(passed.last.slot, passed.last)
-    return Plan(passed.last.slot, passed.last, passed.first, passed.count - 1, Status.MISSED, reason)
+    return Plan(passed.last.slot, passed.last, passed.first, passed.slots - 1, Status.MISSED, reason)
 
 
 def settle(armed: Armed, plan: Plan, now_us: int, claim: Row | None) -> Settle:

@@ -118,7 +118,9 @@ class Scheduler:
             events=self._events,
             max_running=self._max_running,
         )
-        self._watcher = Watcher(self._file_changed, lambda armed, text: self.engine.tell("error", armed.task, text=text))
+        self._watcher = Watcher(
+            self._file_changed, lambda armed, text: self.engine.tell("error", armed.task, text=text)
+        )
         self.engine.file_due = self._watcher.read
         for service in (self.writer.deliver, self.engine.timer, self._watcher.run):
             self._group.start_soon(service)
@@ -216,7 +218,7 @@ class Scheduler:
         """Plan a stored task in this scheduler; what passed unserved follows its catch-up."""
         task = self.task(name)
         self.engine.arm(task, remaining)
-        self._watcher.set(self.engine.armed.values())
+        self._watcher.follow(self.engine.armed.values())
         await self._call(_note_armed, self._owner.id, task.id)
         self.engine.tell("armed", task)
         return task
@@ -229,7 +231,7 @@ class Scheduler:
 
     def _disarm(self, task_id: str) -> None:
         self.engine.disarm(task_id)
-        self._watcher.set(self.engine.armed.values())
+        self._watcher.follow(self.engine.armed.values())
 
     # Looking
 
@@ -265,9 +267,7 @@ class Scheduler:
 
     def live(self, name: str | None = None) -> list[Run]:
         """Return what runs or waits here now."""
-        return [
-            run for runs in self.engine.runs.values() for run in runs if name is None or run.task.name == name
-        ]
+        return [run for runs in self.engine.runs.values() for run in runs if name is None or run.task.name == name]
 
     # Running
 
@@ -552,7 +552,7 @@ class Scheduler:
         passed = plan.passed(task.cursor, now_us) if plan else None
         if passed is None:
             return
-        gap = Plan(passed.last.slot, None, passed.first, passed.count, Status.SKIPPED, "paused")
+        gap = Plan(passed.last.slot, None, passed.first, passed.slots, Status.SKIPPED, "paused")
         op = msgspec.structs.replace(settle(Armed(task), gap, now_us, None), by_hand=True)
         await self.writer.write(op)
 
@@ -563,7 +563,7 @@ class Scheduler:
         if armed:
             armed.take(task)
             self.engine.replan(armed)
-            self._watcher.set(self.engine.armed.values())
+            self._watcher.follow(self.engine.armed.values())
 
     async def delete(self, name: str) -> None:
         """Cancel a task and hide it; its history stays and its name is free."""

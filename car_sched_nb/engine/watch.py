@@ -51,10 +51,12 @@ class Watcher:
         self._changed = anyio.Event()
         self._group: Any = None
 
-    def set(self, armed: Iterable[Armed]) -> None:
+    def follow(self, armed: Iterable[Armed]) -> None:
         """Follow exactly these tasks."""
         now = {a.task.id: a for a in armed if a.task.trigger is Trigger.FILE_WATCH and a.task.enabled}
-        same = {k: a.task.watch_path for k, a in now.items()} == {k: a.task.watch_path for k, a in self._watched.items()}
+        same = {k: a.task.watch_path for k, a in now.items()} == {
+            k: a.task.watch_path for k, a in self._watched.items()
+        }
         self._watched = now
         if not same:
             self._changed.set()

@@ -115,7 +115,7 @@ class ThreadPool:
         TaskCancelled
             When the body was stopped by a cancellation.
         """
-        time.sleep = _sleep
+        time.sleep = _sleep  # type: ignore[assignment]
         ended = anyio.Event()
         soon = soon_caller()
         job = Job(fn, lambda: soon(ended.set))

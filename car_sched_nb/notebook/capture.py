@@ -29,7 +29,7 @@ def install(shell: InteractiveShell) -> Callable[[], None]:
             output.displays.append({mime: _plain(value) for mime, value in data.items()})
         output.write(str(data.get("text/plain", "")) + "\n")
 
-    publisher.publish = routed  # type: ignore[method-assign]
+    publisher.publish = routed  # type: ignore[method-assign,assignment]
 
     def restore() -> None:
         restore_streams()
@@ -45,5 +45,7 @@ def _plain(value: Any) -> Any:
 
 def show(shell: InteractiveShell, result: Any) -> str:
     """Return a result as the notebook would print it."""
+    if shell.display_formatter is None:
+        return repr(result)
     formatted, _ = shell.display_formatter.format(result, include={"text/plain"})
     return str(formatted.get("text/plain", repr(result)))

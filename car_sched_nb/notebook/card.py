@@ -97,7 +97,7 @@ def show(task: Task, namespace: str, change: str, notes: Sequence[str] = ()) -> 
     from IPython.display import display
 
     fresh = bundle(lines_of(task, namespace, live=fresh_lines(task, change, time.time_ns() // 1000, notes)))
-    handle: Any = display(fresh, raw=True, display_id=True)
+    handle: Any = display(fresh, raw=True, display_id=True)  # type: ignore[no-untyped-call]
     if handle is None:
         return
     quiet = bundle(lines_of(task, namespace))

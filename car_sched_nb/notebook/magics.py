@@ -270,10 +270,14 @@ def _help(magics: CarMagics, words: list[str]) -> None:
 VERBS: dict[str, Verb] = {
     "list": Verb("list", "the tasks of this notebook", _list),
     "run": Verb("run NAME [--param k=v]", "run a task now, outside its grid", _run, takes_task=True),
-    "cancel": Verb("cancel NAME | --all", "stop what runs; the task goes on with its next slot", _cancel, takes_task=True),
+    "cancel": Verb(
+        "cancel NAME | --all", "stop what runs; the task goes on with its next slot", _cancel, takes_task=True
+    ),
     "pause": Verb("pause NAME | --all", "start no more slots until it is resumed", _pause, takes_task=True),
     "resume": Verb("resume NAME | --all", "go on after a pause", _resume, takes_task=True),
-    "arm": Verb("arm [NAME | --all]", "plan stored tasks in this kernel, without running their cells", _arm, takes_task=True),
+    "arm": Verb(
+        "arm [NAME | --all]", "plan stored tasks in this kernel, without running their cells", _arm, takes_task=True
+    ),
     "delete": Verb("delete NAME", "cancel and hide a task; its history stays", _delete, takes_task=True),
     "show": Verb("show NAME", "print the cell that defines a task", _show, takes_task=True),
     "edit": Verb("edit NAME", "put that cell into a new one", _edit, takes_task=True),
@@ -308,4 +312,3 @@ def help_text() -> str:
 # `?` shows the docstring, and the table is its only source.
 CarMagics.car_task.__doc__ = options.help_text()
 CarMagics.car.__doc__ = help_text()
-

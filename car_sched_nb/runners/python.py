@@ -148,7 +148,7 @@ def _reads_like_prose(source: str) -> bool:
     """Guess whether somebody wrote words for an agent: several words in a row and no sign of code."""
     first = next((line.strip() for line in source.splitlines() if line.strip()), "")
     words = first.rstrip(".?!:").replace(",", "").split()
-    code = set("=()[]{}<>\"#@%\\") & set(first)
+    code = set('=()[]{}<>"#@%\\') & set(first)
     return len(words) >= 3 and not code and sum(word.replace("'", "").isalpha() for word in words) >= len(words) - 1
 
 
@@ -279,6 +279,8 @@ def _explain(error: Exception) -> None:
     """Add the option that avoids an error which the executor, not the body, brought about."""
     text = str(error)
     if isinstance(error, sqlite3.ProgrammingError) and "same thread" in text:
-        error.add_note("The body ran in a thread of its own: open the connection inside the body, or use --executor loop.")
+        error.add_note(
+            "The body ran in a thread of its own: open the connection inside the body, or use --executor loop."
+        )
     elif isinstance(error, RuntimeError) and ("no running event loop" in text or "no current event loop" in text):
         error.add_note("The body ran in a thread without an event loop: --executor loop runs it on the kernel's.")

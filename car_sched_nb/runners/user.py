@@ -60,9 +60,7 @@ class UserRunner:
         prompt = prompt_fields(work.task.prompt, {name: str(value) for name, value in fields.items()})
         token = current_runtime.set(work.runtime)
         try:
-            output = await self._host.run(
-                lambda: self._run(work.spec, prompt, work.runtime, work.mailbox), work.begin
-            )
+            output = await self._host.run(lambda: self._run(work.spec, prompt, work.runtime, work.mailbox), work.begin)
         finally:
             current_runtime.reset(token)
         if not isinstance(output, AgentOutput):

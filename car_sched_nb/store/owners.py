@@ -35,7 +35,8 @@ class Owner:
             self._lock.acquire(timeout=0)
         with store.transaction() as db:
             db.execute(
-                "INSERT INTO owners (id, name, pid, started_at) VALUES (?, ?, ?, ?)", (self.id, name, os.getpid(), now_us)
+                "INSERT INTO owners (id, name, pid, started_at) VALUES (?, ?, ?, ?)",
+                (self.id, name, os.getpid(), now_us),
             )
 
     def leave(self, now_us: int) -> None:
@@ -49,9 +50,7 @@ class Owner:
 
 def reconcile(store: SqliteStore, now_us: int) -> list[str]:
     """Mark what owners that are gone left live as interrupted; return the execution ids."""
-    gone = [
-        id_ for (id_,) in store.rows("SELECT id FROM owners WHERE ended_at IS NULL") if not alive(store, id_)
-    ]
+    gone = [id_ for (id_,) in store.rows("SELECT id FROM owners WHERE ended_at IS NULL") if not alive(store, id_)]
     if not gone:
         return []
     with store.transaction() as db:

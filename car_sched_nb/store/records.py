@@ -155,7 +155,7 @@ def failures(store: SqliteStore, namespace: str) -> dict[str, int]:
     """Return how many executions of each task failed, timed out or were interrupted, by task id."""
     sql = """SELECT e.task_id, count(*) FROM executions e JOIN tasks t ON t.id = e.task_id
         WHERE e.status IN ('failed', 'timed_out', 'interrupted') AND t.namespace = ? GROUP BY e.task_id"""
-    return dict(store.rows(sql, namespace))  # type: ignore[arg-type]
+    return dict(store.rows(sql, namespace))
 
 
 def execution(store: SqliteStore, execution_id: str) -> Execution | None:
@@ -253,7 +253,7 @@ def adopt(db: apsw.Connection, old: str, new: str) -> int:
         (old, new),
     ).fetchall()
     if both and old != new:
-        listed = ", ".join(sorted(row[0] for row in both))
+        listed = ", ".join(sorted(str(row[0]) for row in both))
         raise InvalidInput(f"both notebooks have {listed}; delete or rename one of each, then adopt again")
     return len(db.execute("UPDATE tasks SET namespace = ? WHERE namespace = ? RETURNING id", (new, old)).fetchall())
 
@@ -268,4 +268,4 @@ def interrupt(db: apsw.Connection, owner: str, now_us: int) -> list[str]:
     ).fetchall()
     db.execute("DELETE FROM armed WHERE owner = ?", (owner,))
     db.execute("UPDATE owners SET ended_at = coalesce(ended_at, ?) WHERE id = ?", (now_us, owner))
-    return [row[0] for row in rows]
+    return [str(row[0]) for row in rows]

@@ -223,7 +223,9 @@ def _settle(db: apsw.Connection, ops: list[Settle]) -> dict[str, Settled]:
     }
     refused = [op.task_id for op in winners if op.claim and not answers[op.task_id].claimed]
     if refused:  # served before by another way, say `run_once`: it was settled but does not run again
-        db.execute("UPDATE tasks SET run_count = run_count - 1 WHERE id IN (SELECT value FROM json_each(?))", (_json(refused),))
+        db.execute(
+            "UPDATE tasks SET run_count = run_count - 1 WHERE id IN (SELECT value FROM json_each(?))", (_json(refused),)
+        )
     return answers
 
 

@@ -127,4 +127,3 @@ class Writer:
                 seen.add(op.task_id)
             batch.append(item)
         return batch
-
