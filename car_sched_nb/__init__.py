@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -52,8 +53,8 @@ _HOMES = {
     "errors": "CarError InvalidInput StoreError UnknownTask",
     "model": "Cause Execution Status Task TaskStatus Trigger",
     "notebook.decorator": "runner task",
-    "notebook.verbs": "adopt arm cancel dashboard delete edit help history list logs namespace pause preview resume run "
-    "run_now scheduler show tasks wait",
+    "notebook.verbs": "adopt arm cancel dashboard delete edit help history list logs namespace pause preview "
+    "resume run run_now scheduler show tasks wait",
     "runners.base": "AgentOutput AgentRunner AgentSpec Mailbox Runtime SharedInfra current",
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
@@ -70,8 +71,8 @@ def __getattr__(name: str) -> Any:
     return value
 
 
-def __dir__() -> list[str]:
-    return [*__all__]
+def __dir__() -> Sequence[str]:
+    return __all__
 
 
 def load_ipython_extension(shell: InteractiveShell) -> None:

@@ -31,7 +31,7 @@ class UnknownRunner(CarError, LookupError):
     def __init__(self, name: str, known: Iterable[str]) -> None:
         names = sorted(known)
         super().__init__(
-            f"no runner is named {name!r}{nearest(name, names)}; there are {', '.join(names)}. "
+            f"no runner is named {name!r}{nearest(name, names, none=';')} there are {', '.join(names)}. "
             f"Register your own with @car.runner({name!r})"
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from enum import EnumType
+from enum import EnumType, StrEnum
 from typing import TYPE_CHECKING, Any
 
 from car_sched_nb.errors import InvalidInput, UnknownTask, nearest
@@ -182,9 +182,8 @@ def _series(values: Sequence[Any], kind: Any) -> Any:
             return pd.Series(whole.view("timedelta64[us]"))
         return pd.Series(whole.view("datetime64[us]")).dt.tz_localize("UTC")
     if isinstance(kind, EnumType):
-        return pd.Categorical(
-            [None if value is None else str(value) for value in values], categories=[str(one) for one in kind]
-        )
+        names = [str(one) for one in list[StrEnum](kind)]
+        return pd.Categorical([None if value is None else str(value) for value in values], categories=names)
     return pd.Series(list(values), dtype=kind)
 
 

@@ -11,5 +11,6 @@ from anyio.lowlevel import current_token
 def soon_caller() -> Callable[..., Any]:
     """Return this loop's thread-safe "call soon", whichever loop it is."""
     native: Any = current_token().native_token
-    soon: Callable[..., Any] = getattr(native, "call_soon_threadsafe", None) or native.run_sync_soon  # asyncio, else trio
+    # asyncio has the one, trio the other
+    soon: Callable[..., Any] = getattr(native, "call_soon_threadsafe", None) or native.run_sync_soon
     return soon

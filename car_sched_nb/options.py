@@ -379,10 +379,7 @@ def help_text() -> str:
     """Return the help of `%%car_task`, from the table."""
     lines = ["%%car_task NAME [options]", "", "Make this cell a task that runs in the background.", ""]
     for group, title in (("when", "When"), ("what", "What"), ("policy", "How"), ("mode", "Now")):
-        lines.append(f"{title}:")
-        for option in OPTIONS:
-            if option.group == group:
-                lines.append(f"  {f'{option.flag} {option.metavar}':<20} {option.help}")
-        lines.append("")
+        listed = [f"  {f'{one.flag} {one.metavar}':<20} {one.help}" for one in OPTIONS if one.group == group]
+        lines += [f"{title}:", *listed, ""]
     lines.append("Options may go on below the line, before the body: #| timeout: 30m")
     return "\n".join(lines)

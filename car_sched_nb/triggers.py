@@ -6,6 +6,7 @@ Instants are UTC microseconds.
 
 from __future__ import annotations
 
+import os
 from functools import lru_cache
 from typing import NamedTuple, Protocol
 
@@ -207,8 +208,14 @@ def words(task: Task) -> str:
     if task.trigger is Trigger.ONCE:
         return "once" + (f", {format_instant(to_us(task.fire_at), task.tz or None)}" if task.fire_at else "")
     if task.trigger is Trigger.FILE_WATCH:
-        return "when " + ", ".join(task.watch_path.splitlines()) + " changes"
+        return "when " + ", ".join(map(_short_path, task.watch_path.splitlines())) + " changes"
     return "when asked"
+
+
+def _short_path(path: str) -> str:
+    """Return a path as seen from the working folder, when it lies in it."""
+    relative = os.path.relpath(path)
+    return path if relative.startswith(os.pardir) else relative
 
 
 def grace_us(task: Task, schedule: Schedule, last: Fire) -> int:

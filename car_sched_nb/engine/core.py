@@ -20,11 +20,12 @@ from car_sched_nb.clock import Clock
 from car_sched_nb.engine.armed import Armed, Gap, Plan, decide, new_row, settle
 from car_sched_nb.engine.events import Event, Events
 from car_sched_nb.engine.run import Outcome, Run, failure, row_execution
+from car_sched_nb.errors import UnknownRunner
 from car_sched_nb.model import Cause, Execution, Status, Task, Trigger, from_us, to_us
 from car_sched_nb.output import Output, current_output
 from car_sched_nb.runners.base import AgentSpec, Progress, Runner, Runtime, SharedInfra, Work
 from car_sched_nb.store import records
-from car_sched_nb.store.ops import Row, Settle, Settled, Start
+from car_sched_nb.store.ops import Settle, Settled, Start
 from car_sched_nb.store.sqlite import SqliteStore
 from car_sched_nb.store.writer import Writer
 from car_sched_nb.triggers import Fire
@@ -100,6 +101,7 @@ class Engine:
             if armed.task.revision != task.revision:
                 armed.gap, armed.arming = None, False
             armed.take(task)
+            armed.remaining = remaining
         # The store knows the next fire: ten thousand tasks need no computing at a start.
         if task.enabled and task.next_at is not None and armed.remaining != 0:
             self._push(armed, to_us(task.next_at))
@@ -164,7 +166,7 @@ class Engine:
     def waits_for_names(self, armed: Armed) -> bool:
         """Tell whether the body needs what nobody has defined; said once, settled when it is there."""
         try:
-            missing = self._runners[armed.task.runner].missing(armed.task)
+            missing = self.runner_of(armed.task).missing(armed.task)
         except Exception as error:  # noqa: BLE001 - a body that no longer compiles waits to be corrected
             missing = str(error)
         if missing != armed.waits:
@@ -172,6 +174,19 @@ class Engine:
             if missing:
                 self.tell("waits", armed.task, text=missing)
         return missing is not None
+
+    def runner_of(self, task: Task) -> Runner:
+        """Return the runner of a task.
+
+        Raises
+        ------
+        UnknownRunner
+            When nobody has registered it in this kernel's life.
+        """
+        runner = self._runners.get(task.runner)
+        if runner is None:
+            raise UnknownRunner(task.runner, self._runners)
+        return runner
 
     def recheck(self) -> None:
         """Look again at the tasks that wait for names."""
@@ -224,7 +239,7 @@ class Engine:
                 self._lost(armed)
             else:
                 won()
-                if run and armed.remaining is not None:
+                if settled.claimed and armed.remaining is not None:
                     armed.remaining -= 1
                 self.again(armed)
             self._notify()
@@ -287,7 +302,7 @@ class Engine:
         params: Mapping[str, Any] | None = None,
     ) -> Run:
         """Return a run to be claimed; it holds a place among `max_running`, or waits for one."""
-        runner = self._runners[task.runner]
+        runner = self.runner_of(task)
         values = {**task.params, **(params or {})}
         reason = "kernel busy" if runner.waits_for_loop(task) else None
         token = object()
@@ -357,11 +372,11 @@ class Engine:
                     outcome = Outcome(Status.TIMED_OUT, error=f"did not end within {run.task.timeout}")
         finally:
             with anyio.CancelScope(shield=True):
-                await self._finish(run, outcome or Outcome(run.cancel_status or Status.INTERRUPTED))
+                await self._finish(run, outcome or _stopped(run))
 
     async def _work(self, run: Run) -> Outcome:
         try:
-            runner = self._runners[run.task.runner]
+            runner = self.runner_of(run.task)
             if not runner.waits_for_loop(run.task):
                 await self._begin(run)
             output, result = await runner.run(self._as_work(run))
@@ -447,3 +462,10 @@ class Engine:
     def _notify(self) -> None:
         self.changed.set()
         self.changed = anyio.Event()
+
+
+def _stopped(run: Run) -> Outcome:
+    """Return the outcome of work that was stopped from outside."""
+    if run.cancel_status is Status.CANCELLED:
+        return Outcome(Status.CANCELLED)
+    return Outcome(Status.INTERRUPTED, error="its scheduler was closed while it ran", error_type="Interrupted")

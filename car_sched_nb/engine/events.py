@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -12,6 +13,7 @@ import msgspec
 from car_sched_nb.model import Execution, Task
 
 MOST = 10_000
+_log = logging.getLogger(__name__)
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,7 +45,10 @@ class Events:
 
     def tell(self, event: Event) -> None:
         for listener in tuple(self._listeners):
-            listener(event)
+            try:
+                listener(event)
+            except Exception:
+                _log.exception("a listener failed at %s of %s", event.kind, event.task.name)
 
     async def stream(self) -> AsyncIterator[Event]:
         """Yield events from now on; one that is `MOST` behind loses the oldest."""

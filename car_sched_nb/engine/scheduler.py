@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from functools import partial
+from types import TracebackType
 from typing import Any, Self
 
 import anyio
@@ -137,7 +138,9 @@ class Scheduler:
         self.interrupted = reconcile(self.store, now_us)
         return Owner(self.store, self._owner_name, now_us)
 
-    async def __aexit__(self, *failure: Any) -> bool | None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
         self._entered = False
         self.engine.closing = True
         with anyio.CancelScope(shield=True):
@@ -149,7 +152,7 @@ class Scheduler:
             for run in runs:
                 await run.ended.wait()
         self._group.cancel_scope.cancel()
-        handled = await self._group.__aexit__(*failure)
+        handled = await self._group.__aexit__(kind, error, trace)
         with anyio.CancelScope(shield=True):
             await anyio.to_thread.run_sync(self._leave)
         return handled
@@ -419,6 +422,8 @@ class Scheduler:
 
     async def _loop(self, task: Task | str, most: int | None, handle: TaskHandle | None) -> list[Execution]:
         stored = (await self.define(task)).task if isinstance(task, Task) else self.task(task)
+        if handle:
+            handle.task_id = stored.id
         if stored.trigger in (Trigger.MANUAL, Trigger.ONCE):
             most = min(1, most) if most is not None else 1
         if most == 0:
@@ -443,7 +448,7 @@ class Scheduler:
             if stored.trigger is Trigger.MANUAL:
                 await self.run_now(stored.name)
             elif stored.trigger is Trigger.ONCE and stored.next_at is None:
-                return [e for e in self.executions(stored.name, newest=1)]
+                return self.executions(stored.name, newest=1)
             else:
                 await self.arm(stored.name, remaining=most)
             await enough.wait()
@@ -476,6 +481,8 @@ class Scheduler:
 
     async def wait(self, *names: str, timeout_s: float | None = None) -> bool:
         """Return True when what runs or is due now has ended, False when that took longer than `timeout_s`."""
+        for name in names:
+            self.task(name)  # a name that nobody has would wait for nothing and look like success
         with anyio.move_on_after(timeout_s):
             while self._in_progress(names):
                 await self.engine.changed.wait()
@@ -566,11 +573,11 @@ class Scheduler:
             self._watcher.follow(self.engine.armed.values())
 
     async def delete(self, name: str) -> None:
-        """Cancel a task and hide it; its history stays and its name is free."""
+        """Hide a task and ask what runs of it to stop; its history stays and its name is free."""
         task = self.task(name)
         self._disarm(task.id)
         await self._call(records.delete, task.id, self.clock.now_us())
-        await self._stop(task.id, Status.CANCELLED)
+        self._ask_to_stop(task.id, Status.CANCELLED)
         self.engine.tell("deleted", task)
 
     async def adopt(self, old: str) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
@@ -18,6 +17,7 @@ from car_sched_nb.model import Trigger
 SETTLE_S = 0.02
 """Seconds that size and mtime must hold still before a change counts."""
 
+_POLL_S = 0.1
 _LONGEST_S = 10.0  # a file that is written all the time is read all the same
 
 
@@ -97,8 +97,8 @@ class Watcher:
     async def _poll(self, folder: str) -> None:
         """Wait for a folder that went away to come back."""
         self._look(folder, True)
-        while not os.path.isdir(folder):
-            await anyio.sleep(0.1)
+        while not await anyio.Path(folder).is_dir():  # noqa: ASYNC110 - its parent is not watched
+            await anyio.sleep(_POLL_S)
         self._changed.set()
 
     def _look(self, folder: str, all_of_it: bool) -> None:

@@ -47,5 +47,5 @@ def show(shell: InteractiveShell, result: Any) -> str:
     """Return a result as the notebook would print it."""
     if shell.display_formatter is None:
         return repr(result)
-    formatted, _ = shell.display_formatter.format(result, include={"text/plain"})
+    formatted, _ = shell.display_formatter.format(result, include={"text/plain"})  # type: ignore[no-untyped-call]
     return str(formatted.get("text/plain", repr(result)))

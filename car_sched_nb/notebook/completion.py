@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from car_sched_nb.notebook.magics import VERBS
 from car_sched_nb.options import OPTIONS
@@ -58,5 +58,4 @@ def _car_line(before: list[str], names: list[str]) -> list[str]:
     verb = VERBS.get(before[1])
     if verb is None or not verb.takes_task:
         return ["task", *VERBS] if before[1] == "help" else []
-    switches: list[Any] = [word for word in re.findall(r"--[a-z]+", verb.usage)]
-    return names + switches
+    return [*names, *re.findall(r"--[a-z]+", verb.usage)]

@@ -55,7 +55,8 @@ def digest(session: Session) -> str:
     day_ago = time.time_ns() // 1000 - 86_400_000_000
     bad = ", ".join(f"{slots} {status.replace('_', ' ')}" for status, slots in session.store.rows(sql, space, day_ago))
     since = f"; in the last 24 h: {bad}" if bad else ""
-    return f"{count} task{'s' * (count != 1)} stored here, not running{since}. Run their cells, or %car arm, to start them."
+    stored = f"{count} task{'s' * (count != 1)} stored here, not running{since}."
+    return f"{stored} Run their cells, or %car arm, to start them."
 
 
 def _orphans(session: Session) -> str:

@@ -38,7 +38,7 @@ class CarMagics(Magics):
 
     def __init__(self, shell: Any, session: Session) -> None:
         super().__init__(shell)
-        self._session = session
+        self.session = session
 
     @no_var_expand
     @cell_magic
@@ -56,7 +56,9 @@ class CarMagics(Magics):
             name = words[0] if words else "help"
             verb = VERBS.get(name)
             if verb is None:
-                raise InvalidInput(f"%car has no {name!r}{nearest(name, VERBS)}; %car help lists what there is")
+                raise InvalidInput(
+                    f"%car has no {name!r}{nearest(name, VERBS, none=';')} %car help lists what there is"
+                )
             return verb.do(self, words[1:])
         except CarError as error:
             raise _user_error(error) from None
@@ -68,25 +70,25 @@ class CarMagics(Magics):
             print(options.help_text())
             return
         parsed = options.parse_cell(line, cell)
-        namespace = self._session.namespace.name
+        namespace = self.session.namespace.name
         if "test" in parsed.modes or "dry-run" in parsed.modes:
             self._try(parsed.task, parsed.modes)
             return
-        defined: Defined = self._session.call(lambda s: s.define(parsed.task))
-        task = self._session.call(lambda s: s.arm(defined.task.name))
+        defined: Defined = self.session.call(lambda s: s.define(parsed.task))
+        task = self.session.call(lambda s: s.arm(defined.task.name))
         notes = self._notes(task)
         if task.trigger is Trigger.MANUAL and "no-run" not in parsed.modes:
             notes += self._run_manual(task)
         card.show(task, namespace, defined.change, notes)
 
     def _try(self, task: Task, modes: frozenset[str]) -> None:
-        scheduler = self._session.start()
+        scheduler = self.session.start()
         task = scheduler.check(task)
         if "test" in modes:
-            trial.run_here(self._session, task)
-        now = self._session.call_plain(lambda s: s.clock.now_us())
+            trial.run_here(self.session, task)
+        now = self.session.call_plain(lambda s: s.clock.now_us())
         task = trial.unstored(task, now)
-        card.show(task, self._session.namespace.name, "test" if "test" in modes else "dry-run")
+        card.show(task, self.session.namespace.name, "test" if "test" in modes else "dry-run")
 
     def _run_manual(self, task: Task) -> list[str]:
         if not task.enabled:
@@ -96,12 +98,12 @@ class CarMagics(Magics):
 
     def _notes(self, task: Task) -> list[str]:
         notes = []
-        if self._session.namespace.source == "scratch":
+        if self.session.namespace.source == "scratch":
             notes.append(
                 "this notebook's path is unknown, so these tasks will not be found again; "
                 "put %car namespace NAME into its first cell"
             )
-        missing = self._session.call_plain(lambda s: s.runners[task.runner].missing(task))
+        missing = self.session.call_plain(lambda s: s.runners[task.runner].missing(task))
         if missing and task.trigger is not Trigger.MANUAL:
             notes.append(f"{task.name} waits: {missing}")
         return notes
@@ -229,6 +231,8 @@ def _whole(text: str, option: str) -> int:
 
 
 def _dashboard(magics: CarMagics, words: list[str]) -> Any:
+    if words:
+        raise InvalidInput("write: %car dashboard")
     return verbs.dashboard()
 
 
@@ -242,7 +246,7 @@ def _namespace(magics: CarMagics, words: list[str]) -> None:
     if len(words) > 1:
         raise InvalidInput("write: %car namespace NAME, with quotes when it has spaces")
     name = verbs.namespace(words[0] if words else None)
-    source = magics._session.namespace.source
+    source = magics.session.namespace.source
     said = {"pinned": "pinned", "notebook": "this notebook's path", "scratch": "for this kernel only"}[source]
     print(f"namespace {name} ({said})")
     if not words:
@@ -261,7 +265,9 @@ def _help(magics: CarMagics, words: list[str]) -> None:
         print(options.help_text())
     elif words:
         if words[0] not in VERBS:
-            raise InvalidInput(f"%car has no {words[0]!r}{nearest(words[0], VERBS)}; %car help lists what there is")
+            raise InvalidInput(
+                f"%car has no {words[0]!r}{nearest(words[0], VERBS, none=';')} %car help lists what there is"
+            )
         print(f"%car {VERBS[words[0]].usage}\n    {VERBS[words[0]].help}")
     else:
         print(help_text())

@@ -131,9 +131,11 @@ class Session:
     def call(self, make: Callable[[Scheduler], Coroutine[Any, Any, T]]) -> T:
         """Run a coroutine of the scheduler on its loop and return its result; from any thread but its own."""
         scheduler = self.start()
-        assert self._loop is not None
+        assert self._loop is not None and self._thread is not None
         if threading.current_thread() is self._thread:
             raise CarError("this would wait for itself; call it from the notebook or from a body in a thread")
+        if not self._thread.is_alive():
+            raise CarError(f"the engine has stopped ({self._failure}); %reload_ext car_sched_nb starts it anew")
         return asyncio.run_coroutine_threadsafe(make(scheduler), self._loop).result()
 
     def call_plain(self, fn: Callable[[Scheduler], T]) -> T:

@@ -6,6 +6,7 @@ import ast
 import asyncio
 import builtins
 import inspect
+import keyword
 import linecache
 import sqlite3
 import threading
@@ -216,9 +217,10 @@ class PythonRunner:
     def check(self, task: Task) -> None:
         if task.executor not in ("", "loop", "thread"):
             raise InvalidInput(f"--executor is loop or thread for a Python body, not {task.executor!r}")
-        if task.executor == "thread" and self._is_async(task):
+        asynchronous = self._is_async(task)  # compiles it, so that a mistake is refused before anything is stored
+        if task.executor == "thread" and asynchronous:
             raise InvalidInput("a body with a top-level await runs on the loop; leave --executor thread away")
-        if task.into and not task.into.isidentifier():
+        if task.into and (not task.into.isidentifier() or keyword.iskeyword(task.into)):
             raise InvalidInput(f"--into needs a variable's name, not {task.into!r}")
 
     def executor(self, task: Task) -> str:
@@ -234,7 +236,7 @@ class PythonRunner:
         if not missing:
             return None
         listed = ", ".join(repr(name) for name in missing)
-        return f"{listed} {'is' if len(missing) == 1 else 'are'} not defined; run {'its' if len(missing) == 1 else 'their'} cell"
+        return f"{listed} {'is not defined; run its' if len(missing) == 1 else 'are not defined; run their'} cell"
 
     async def run(self, work: Work) -> tuple[AgentOutput, Any]:
         token = current_runtime.set(work.runtime)

@@ -6,6 +6,7 @@ import codecs
 import os
 import shutil
 import signal
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -137,7 +138,7 @@ async def _end_group(process: Process) -> None:
         if not _signal_group(process.pid, signum):
             return
         with anyio.move_on_after(GRACE_S):
-            while process.returncode is None or _group_lives(process.pid):
+            while process.returncode is None or _group_lives(process.pid):  # noqa: ASYNC110 - no event tells
                 await anyio.sleep(_POLL_S)
             return
 
@@ -155,17 +156,15 @@ def _group_lives(group: int) -> bool:
     """Tell whether a group has a process that is not a zombie waiting for somebody else to reap it."""
     if not _signal_group(group, 0):
         return False
-    if not os.path.isdir("/proc/self"):
-        return True
-    for pid in filter(str.isdigit, os.listdir("/proc")):
+    processes = list(Path("/proc").glob("[0-9]*/stat"))
+    for stat in processes:
         try:
-            with open(f"/proc/{pid}/stat") as stat:
-                state, _, found = stat.read().rpartition(")")[2].split()[:3]
+            state, _, found = stat.read_text().rpartition(")")[2].split()[:3]
         except OSError:
             continue
         if int(found) == group and state != "Z":
             return True
-    return False
+    return not processes  # without /proc a zombie counts
 
 
 def _exit_message(code: int, errors: str) -> str:

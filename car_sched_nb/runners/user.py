@@ -34,7 +34,7 @@ class UserRunner:
         if isinstance(runner, type):
             runner = runner()
         run = runner.run if isinstance(runner, AgentRunner) else runner
-        if not (inspect.iscoroutinefunction(run) or inspect.iscoroutinefunction(getattr(run, "__call__", None))):
+        if not (inspect.iscoroutinefunction(run) or inspect.iscoroutinefunction(type(run).__call__)):
             raise InvalidInput(
                 f"runner {name!r} needs an async function (spec, prompt, runtime, mailbox) or an object whose "
                 "`run` is one; write `async def`"

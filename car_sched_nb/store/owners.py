@@ -54,8 +54,7 @@ def reconcile(store: SqliteStore, now_us: int) -> list[str]:
     if not gone:
         return []
     with store.transaction() as db:
-        found = [execution for id_ in gone for execution in records.interrupt(db, id_, now_us)]
-    return found
+        return [execution for id_ in gone for execution in records.interrupt(db, id_, now_us)]
 
 
 def alive(store: SqliteStore, owner: str) -> bool:

@@ -51,7 +51,7 @@ def _status(enabled: int, live: int, next_at: int | None, last: str | None) -> T
         return TaskStatus.SCHEDULED
     if last is None:
         return TaskStatus.PENDING
-    return TaskStatus.COMPLETED if last == "completed" else TaskStatus.FAILED
+    return {"completed": TaskStatus.COMPLETED, "cancelled": TaskStatus.PENDING}.get(last, TaskStatus.FAILED)
 
 
 def _task(row: tuple[Any, ...]) -> Task:

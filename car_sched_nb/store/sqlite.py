@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -79,13 +80,14 @@ class SqliteStore:
 
     def __init__(self, path: str | os.PathLike[str] = MEMORY) -> None:
         self.path = str(path) if str(path) == MEMORY else str(Path(path).expanduser().absolute())
+        self._write_lock = threading.RLock()
+        self._readers: deque[apsw.Connection] = deque()
         if self.in_memory:
-            self._write = self._read = apsw.Connection(MEMORY)
-            self._write_lock = self._read_lock = threading.RLock()
+            self._write = apsw.Connection(MEMORY)
         else:
             _prepare_file(Path(self.path))
-            self._write, self._read = self._connect(), self._connect(read=True)
-            self._write_lock, self._read_lock = threading.RLock(), threading.RLock()
+            self._write = self._connect()
+            self._readers.append(self._connect(read=True))
 
     @property
     def in_memory(self) -> bool:
@@ -148,9 +150,18 @@ class SqliteStore:
                 raise
 
     def rows(self, sql: str, *bindings: Any) -> list[tuple[Any, ...]]:
-        """Return the rows of a query; from any thread."""
-        with self._read_lock:
-            return self._read.execute(sql, bindings).fetchall()
+        """Return the rows of a query; from any thread. A long one does not hold up the others."""
+        if self.in_memory:
+            with self._write_lock:
+                return self._write.execute(sql, bindings).fetchall()
+        try:
+            reader = self._readers.pop()
+        except IndexError:
+            reader = self._connect(read=True)
+        try:
+            return reader.execute(sql, bindings).fetchall()
+        finally:
+            self._readers.append(reader)
 
     def apply(self, batch: Sequence[Op]) -> list[Any]:
         """Write a batch in one transaction, each kind in one statement; return an answer each.
@@ -158,15 +169,17 @@ class SqliteStore:
         A batch holds at most one `Settle` of a task. A `Call` that failed is answered by its exception.
         """
         with self.transaction() as db:
-            settled = _settle(db, [op for op in batch if isinstance(op, Settle)])
-            started = _ids(db, _START, [op for op in batch if isinstance(op, Start)])
+            # What ended is written first: its task is free for its next slot in the same batch.
             finished = _finish(db, [op for op in batch if isinstance(op, Finish)])
+            started = _ids(db, _START, [op for op in batch if isinstance(op, Start)])
+            settled = _settle(db, [op for op in batch if isinstance(op, Settle)])
             return [_answer(db, op, settled, started, finished) for op in batch]
 
     def close(self) -> None:
         """Close the connections; the last one folds the journal into the file."""
-        with self._read_lock, self._write_lock:
-            self._read.close()
+        while self._readers:
+            self._readers.pop().close()
+        with self._write_lock:
             self._write.close()
 
 
@@ -183,9 +196,10 @@ def _answer(
         case Call():
             try:
                 with db:  # a savepoint of its own
-                    return op.fn(db)
+                    answer = op.fn(db)
             except Exception as error:  # noqa: BLE001 - it belongs to whoever asked, not to the batch
                 return error
+            return answer
 
 
 def _ids(db: apsw.Connection, sql: str, ops: Iterable[Any]) -> set[str]:

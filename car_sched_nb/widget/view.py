@@ -124,7 +124,7 @@ def _status(task: Task, armed: bool, runs: bool, planned: bool, last: Execution 
         return "disabled"
     if planned or (armed and task.watch_path):
         return "scheduled"
-    if last is None or last.status in (Status.MISSED, Status.SKIPPED):
+    if last is None or last.status in (Status.MISSED, Status.SKIPPED, Status.CANCELLED):
         return "pending"
     return "completed" if last.status is Status.COMPLETED else "failed"
 
