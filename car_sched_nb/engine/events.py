@@ -47,7 +47,7 @@ class Events:
         for listener in tuple(self._listeners):
             try:
                 listener(event)
-            except Exception:
+            except Exception:  # noqa: BLE001 - the engine outlives whoever listens
                 _log.exception("a listener failed at %s of %s", event.kind, event.task.name)
 
     async def stream(self) -> AsyncIterator[Event]:

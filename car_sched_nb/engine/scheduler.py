@@ -421,6 +421,7 @@ class Scheduler:
         return await self._loop(task, max_iterations, None)
 
     async def _loop(self, task: Task | str, most: int | None, handle: TaskHandle | None) -> list[Execution]:
+        await anyio.lowlevel.checkpoint()  # cancelled before it began: nothing begins
         stored = (await self.define(task)).task if isinstance(task, Task) else self.task(task)
         if handle:
             handle.task_id = stored.id
@@ -446,7 +447,9 @@ class Scheduler:
         stop = self.listen(hear)
         try:
             if stored.trigger is Trigger.MANUAL:
-                await self.run_now(stored.name)
+                execution = await self.run_now(stored.name)
+                if execution.status is Status.SKIPPED:
+                    return [execution]
             elif stored.trigger is Trigger.ONCE and stored.next_at is None:
                 return self.executions(stored.name, newest=1)
             else:
