@@ -8,7 +8,7 @@ INSTALLED := .venv/installed
 # What the lock file covers, beside the dependencies themselves.
 LOCKED := --extra lab --group dev
 
-.PHONY: demo test lab lint lock clean browser
+.PHONY: demo test lab bench lint lock clean browser
 
 demo: $(INSTALLED)
 	$(BIN)/python notebooks/demo.py
@@ -17,7 +17,11 @@ test: lint browser
 	$(BIN)/python -m pytest
 
 lab: $(INSTALLED)
-	$(BIN)/jupyter lab --notebook-dir=notebooks
+	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/00_quickstart.ipynb
+
+# Figures of a real kernel beside what people do today; they decide nothing.
+bench: $(INSTALLED)
+	$(BIN)/python -m tests.bench.measure
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check

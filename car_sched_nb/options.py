@@ -146,7 +146,10 @@ def parse_cell(line: str, body: str) -> Cell:
         given[key] = value
     modes = frozenset(MODES & given.keys())
     values = {key: value for key, value in given.items() if key not in MODES}
-    return Cell(make_task(name, body, values), modes)
+    task = make_task(name, body, values)
+    if "no-run" in modes and task.trigger is not Trigger.MANUAL:
+        raise InvalidInput("--no-run goes with a task that has no trigger; an interval can start later: --first next")
+    return Cell(task, modes)
 
 
 def parse_line(line: str) -> tuple[str, dict[str, Any]]:

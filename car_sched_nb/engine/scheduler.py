@@ -268,6 +268,11 @@ class Scheduler:
         """Call a function on the engine's loop at each event; return what ends that."""
         return self._events.listen(listener)
 
+    def waiting_for_names(self) -> list[tuple[str, str]]:
+        """Return the planned tasks whose bodies need what nobody has defined: (name, what is missing)."""
+        planned = [armed for armed in self.engine.armed.values() if armed.next_fire or armed.task.watch_path]
+        return [(armed.task.name, armed.waits or "") for armed in planned if self.engine.waits_for_names(armed)]
+
     def live(self, name: str | None = None) -> list[Run]:
         """Return what runs or waits here now."""
         return [run for runs in self.engine.runs.values() for run in runs if name is None or run.task.name == name]

@@ -14,6 +14,7 @@ from car_sched_nb import options
 from car_sched_nb.errors import CarError, InvalidInput, nearest
 from car_sched_nb.model import Execution, Task, Trigger
 from car_sched_nb.notebook import card, trial, verbs
+from car_sched_nb.notebook.digest import digest
 from car_sched_nb.notebook.session import Session
 from car_sched_nb.store.records import Defined
 
@@ -176,6 +177,8 @@ def _resume(magics: CarMagics, words: list[str]) -> None:
 def _arm(magics: CarMagics, words: list[str]) -> None:
     count = verbs.arm(_one("arm", words) if words and words != ["--all"] else None)
     print(f"armed {count}: planned in this kernel from now on")
+    for name, missing in magics.session.call_plain(lambda s: s.waiting_for_names()):
+        print(f"{name} waits: {missing}")
 
 
 def _delete(magics: CarMagics, words: list[str]) -> None:
@@ -249,6 +252,8 @@ def _namespace(magics: CarMagics, words: list[str]) -> None:
     source = magics.session.namespace.source
     said = {"pinned": "pinned", "notebook": "this notebook's path", "scratch": "for this kernel only"}[source]
     print(f"namespace {name} ({said})")
+    if words and not magics.session.started and (told := digest(magics.session)):
+        print(told)
     if not words:
         for other, count in verbs.namespaces():
             if other != name:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _PUBLISH_S = 0.1
 _CANCEL_S = 5.0
+_NOT_LOADED = "run %load_ext car_sched_nb first; in a script use `async with car.Scheduler(...)`"
 _LEAVE_S = 2.0  # an exit handler that takes longer is cut off by the kernel's manager
 
 
@@ -66,6 +67,7 @@ class Session:
         self._failure: BaseException | None = None
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
+        self._closed = False
         self._restore = capture.install(shell)
 
     # The thread
@@ -84,6 +86,8 @@ class Session:
             When the store cannot be used.
         """
         with self._lock:
+            if self._closed:
+                raise SchedulerClosed(_NOT_LOADED)
             if self._thread is None:
                 host = ForeignLoop(_kernel_loop(self.shell))
                 self.python.host = host
@@ -120,6 +124,7 @@ class Session:
 
     def close(self) -> None:
         """End the engine: what runs is stopped and marked interrupted."""
+        self._closed = True
         atexit.unregister(self.close)
         if self._loop and self._stop and self._thread and self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._stop.set)
@@ -174,7 +179,8 @@ class Session:
     def post_run_cell(self, *_: Any) -> None:
         self.in_cell = False
         if self.scheduler is not None and self._loop is not None and self._loop.is_running():
-            self._loop.call_soon_threadsafe(self.scheduler.engine.recheck)
+            # As a task of that loop, because what it starts makes cancel scopes, which a bare callback cannot.
+            asyncio.run_coroutine_threadsafe(self.scheduler.recheck(), self._loop)
 
     async def _publish(self, values: Mapping[str, Any]) -> None:
         """Put names into the notebook between cells; a cell that goes on for long does not hold them up."""
@@ -310,7 +316,7 @@ def current_session() -> Session:
         Before `%load_ext car_sched_nb`.
     """
     if _session is None:
-        raise SchedulerClosed
+        raise SchedulerClosed(_NOT_LOADED)
     return _session
 
 

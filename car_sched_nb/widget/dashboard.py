@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import anywidget
 
 from car_sched_nb.errors import CarError
+from car_sched_nb.widget import still
 from car_sched_nb.widget.view import View
 
 if TYPE_CHECKING:
@@ -59,6 +60,14 @@ class Dashboard(anywidget.AnyWidget):
         self._session.soon(self._feed.stop)
         super().close()
 
+    def _repr_mimebundle_(self, **options: Any) -> tuple[dict[str, Any], dict[str, Any]] | None:
+        """Return the live view, and a table of the present state for where no kernel answers."""
+        bundle = super()._repr_mimebundle_(**options)
+        if bundle is not None:
+            rows = self._session.call_plain(lambda _: self._feed.view.everything())
+            bundle[0].update({"text/html": still.table(rows), "text/plain": still.text(rows)})
+        return bundle
+
     def _tell(self, message: dict[str, Any]) -> None:
         with self._lock:
             if message["type"] != "ack":
@@ -82,7 +91,7 @@ class _Feed:
         self._scheduler = scheduler
         self._session = session
         self._tell = tell
-        self._view = View(scheduler)
+        self.view = View(scheduler)
         self._loop = asyncio.get_running_loop()
         self._jobs: set[asyncio.Task[None]] = set()
         self._due = False
@@ -96,7 +105,7 @@ class _Feed:
         self._beat.cancel()
 
     def snapshot(self, _: Any) -> None:
-        self._send("snapshot", {"rows": self._view.everything()})
+        self._send("snapshot", {"rows": self.view.snapshot()})
 
     def command(self, scheduler: Scheduler, content: dict[str, Any]) -> None:
         job = self._loop.create_task(self._carry_out(scheduler, content))
@@ -115,18 +124,18 @@ class _Feed:
         self._tell({"type": "ack", "id": content.get("id"), "ok": ok, "text": "; ".join(filter(None, said))})
 
     def _hear(self, event: Event) -> None:
-        self._view.hear(event)
+        self.view.hear(event)
         if not self._due:
             self._due = True
             self._loop.call_later(_PERIOD_S, self._flush)
 
     def _flush(self) -> None:
         self._due = False
-        rows, gone = self._view.take()
+        rows, gone = self.view.take()
         self._send("update", {"rows": rows, "gone": gone})
 
     def _send(self, kind: str, content: dict[str, Any]) -> None:
-        head = self._view.head(self._scheduler.store.path, self._blocked_us)
+        head = self.view.head(self._scheduler.store.path, self._blocked_us)
         self._tell({"type": kind, "now_us": time.time_ns() // 1000, "head": head, **content})
 
     def _tick(self) -> None:
@@ -137,7 +146,7 @@ class _Feed:
             self._session.ask_kernel(lambda: self._loop.call_soon_threadsafe(self._answered))
         if blocked != self._blocked_us or self._scheduler.engine.runs:
             self._blocked_us = blocked
-            self._view.touch_running()
+            self.view.touch_running()
             self._flush()
         self._beat = self._loop.call_later(_BEAT_S, self._tick)
 

@@ -67,10 +67,14 @@ class View:
         self._changed.update(task_id for task_id in self._scheduler.engine.runs if task_id in self._tasks)
 
     def everything(self) -> list[Row]:
-        """Return all rows; what changed until now is among them."""
+        """Return all rows."""
+        return [self._row(task) for task in self._tasks.values()]
+
+    def snapshot(self) -> list[Row]:
+        """Return all rows; `take` then returns what changes after them."""
         self._changed.clear()
         self._gone.clear()
-        return [self._row(task) for task in self._tasks.values()]
+        return self.everything()
 
     def take(self) -> tuple[list[Row], list[str]]:
         """Return (changed rows, ids of tasks that are gone) since the last time."""

@@ -59,3 +59,43 @@ def test_the_quickstart_can_be_watched_and_used_from_its_dashboard(open_notebook
     notebook.run(len(cells))
     assert notebook.outputs(len(cells)) == ["['cancelled'] ['hand', 'hand']"]
     assert (notebook.refused, notebook.errors) == ([], [])
+
+
+# Believable work in different states; only `train` and `backup` go on, so that the two pictures are the same.
+SHOWN = [
+    "%load_ext car_sched_nb\n%car namespace markets\nimport asyncio, time\nimport car_sched_nb as car",
+    '%%car_task prices --every 5m\n"12 markets, dearest wheat 571.25"',
+    "%%car_task orders --every 1h\nawait asyncio.sleep(0.3)\n"
+    'raise ConnectionError("orders.example.org refused the connection")',
+    "%%car_task train\nfor epoch in range(32):\n    car.current().progress(epoch + 1, 50, f'epoch {epoch + 1} of 50')\n"
+    "    await asyncio.sleep(0.005)\nawait asyncio.Event().wait()",
+    "%%car_task backup --runner shell --cron '30 18 * * *' --tz Europe/London\nsleep 600",
+    '%%car_task report --every "weekday at 09:00" --tz Europe/London\n"mailed"',
+    '%%car_task digest --every "monday at 08:00"\n"sent"',
+    '%%car_task reload --watch prices.csv\n"31 rows"',
+    '%%car_task totals --after prices\nawait asyncio.sleep(0.04)\n"coffee 205.10, sugar 19.02, wheat 571.25"',
+    "%car pause digest\n%car run backup\n%car run reload\n%car run prices",
+    "car.dashboard()",
+]
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_the_readme_shows_the_dashboard(open_notebook: OpenNotebook, tmp_path: Path, theme: Theme):
+    """Writes docs/dashboard-*.png when SCREENSHOTS=1 is set."""
+    shutil.copy(NOTEBOOKS / "prices.csv", tmp_path)
+    home = {"HOME": str(tmp_path), "CAR_SCHED_NB_STORE": str(tmp_path / "tasks.db")}
+    notebook = open_notebook(SHOWN, theme=theme, viewport=(1560, 1100), env=home)
+    for index in range(len(SHOWN)):
+        notebook.run(index)
+    board = Board(notebook, len(SHOWN) - 1).wait()
+    board.wait_for("orders", last="failed")
+    board.wait_for("totals", last="completed")
+    board.wait_for("reload", last="completed")
+    board.wait_for("backup", status="running")
+    expect(board.row("train").get_by_role("progressbar")).to_have_attribute("aria-valuenow", "64")
+    expect(board.row("digest")).to_have_attribute("data-status", "disabled")
+    expect(board.row("train").locator(".car-progress")).to_contain_text("epoch 32 of 50")
+    folder = REPOSITORY / "docs" if os.environ.get("SCREENSHOTS") == "1" else tmp_path
+    notebook.page.mouse.move(0, 0)  # no row is shown as pointed at
+    board.root.screenshot(path=folder / f"dashboard-{theme}.png", scale="device")
+    assert notebook.errors == []
