@@ -53,7 +53,9 @@ class DefinitionChanged(CarError):
 class SchedulerClosed(CarError, RuntimeError):
     """Raised when a scheduler is used before it was entered or after it was left."""
 
-    def __init__(self, message: str = "this scheduler is not running; use it inside `async with Scheduler(...)`") -> None:
+    def __init__(
+        self, message: str = "this scheduler is not running; use it inside `async with Scheduler(...)`"
+    ) -> None:
         super().__init__(message)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 import threading
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from contextvars import ContextVar
 from pathlib import Path
@@ -42,6 +42,8 @@ class Output:
         self._spill = spill
         self._file: IO[str] | None = None
         self.displays: list[dict[str, Any]] = []
+        self.figures: OrderedDict[int, Any] | None = None
+        """Open figures by number, where somebody keeps them apart."""
         self.length = 0
 
     def write(self, text: str) -> int:

@@ -6,6 +6,7 @@ import base64
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from car_sched_nb.notebook import figures
 from car_sched_nb.output import current_output, route_streams
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ _MOST_DISPLAYS = 100
 
 def install(shell: InteractiveShell) -> Callable[[], None]:
     """Route streams and `display` to the execution that uses them; return what takes it off again."""
-    restore_streams = route_streams()
+    restore_streams, restore_figures = route_streams(), figures.install()
     publisher = shell.display_pub
     publish = publisher.publish
 
@@ -33,6 +34,7 @@ def install(shell: InteractiveShell) -> Callable[[], None]:
 
     def restore() -> None:
         restore_streams()
+        restore_figures()
         if publisher.publish is routed:
             publisher.publish = publish  # type: ignore[method-assign]
 

@@ -20,7 +20,7 @@ from car_sched_nb.engine.scheduler import Scheduler
 from car_sched_nb.errors import CarError, SchedulerClosed, WouldBlock
 from car_sched_nb.executors.loop import ForeignLoop
 from car_sched_nb.model import Execution, Task
-from car_sched_nb.notebook import capture
+from car_sched_nb.notebook import capture, figures
 from car_sched_nb.notebook.namespace import Namespace, find_namespace
 from car_sched_nb.runners.python import PythonRunner
 from car_sched_nb.store.sqlite import SqliteStore
@@ -57,7 +57,11 @@ class Session:
         self.store = SqliteStore(default_store())
         self.store.migrate()
         self.python = PythonRunner(
-            shell.user_ns, None, shell.transform_cell, self._publish, functools.partial(capture.show, shell)
+            shell.user_ns,
+            transform=shell.transform_cell,
+            publish=self._publish,
+            show=functools.partial(capture.show, shell),
+            after=figures.show_and_close,
         )
         self.scheduler: Scheduler | None = None
         self.in_cell = False

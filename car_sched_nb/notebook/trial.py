@@ -14,7 +14,6 @@ import msgspec
 from car_sched_nb.engine.scheduler import Scheduler
 from car_sched_nb.errors import CarError
 from car_sched_nb.model import Task, Trigger, from_us
-from car_sched_nb.runners.python import PythonRunner
 from car_sched_nb.triggers import resolve_once, schedule_of
 
 if TYPE_CHECKING:
@@ -48,12 +47,9 @@ def run_here(session: Session, task: Task) -> None:
     TrialFailed
         When it did not complete.
     """
-    runner = PythonRunner(session.shell.user_ns, None, session.shell.transform_cell, show=session.python.show)
-    runner.functions = session.python.functions
     manual = msgspec.structs.replace(task, trigger=Trigger.MANUAL, schedule="", watch_path="", tz="", align=False)
-    trial = Scheduler(python=runner, namespace=session.namespace.name)
-    for name, registered in session.start().runners.items():
-        trial.runners.setdefault(name, registered)
+    trial = Scheduler(namespace=session.namespace.name)
+    trial.runners = {name: runner.on_own_loop() for name, runner in session.start().runners.items()}
     printed, answer, error = _in_thread(lambda: _run(trial, manual))
     sys.stdout.write(printed + ("\n" if printed and not printed.endswith("\n") else ""))
     if error:

@@ -194,6 +194,10 @@ class Runner(Protocol):
         """Tell whether the work may have to wait for a loop that is not the engine's."""
         ...
 
+    def on_own_loop(self) -> Runner:
+        """Return the same runner for a scheduler that waits for no other loop."""
+        ...
+
     async def run(self, work: Work) -> tuple[AgentOutput, Any]:
         """Do the work; return its output and the live result. Cancelling it stops the work before it returns."""
         ...

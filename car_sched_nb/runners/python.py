@@ -9,9 +9,11 @@ import inspect
 import keyword
 import linecache
 import sqlite3
+import sys
 import threading
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from car_sched_nb.errors import InvalidInput
 from car_sched_nb.executors.loop import LoopHost, OwnLoop
@@ -45,9 +47,11 @@ class PrivateNames(dict[str, Any]):
 
     def __missing__(self, name: str) -> Any:
         try:
-            return self._outer[name]
+            found = self._outer[name]
         except KeyError:
             return _always(name)
+        # A notebook's own would end the kernel, and every task with it; in a body they end the body.
+        return sys.exit if name in ("exit", "quit") and callable(found) else found
 
 
 class Body:
@@ -153,6 +157,18 @@ def _reads_like_prose(source: str) -> bool:
     return len(words) >= 3 and not code and sum(word.replace("'", "").isalpha() for word in words) >= len(words) - 1
 
 
+class _Done(NamedTuple):
+    """What a body left: its result, the answer's text, and the names that it publishes."""
+
+    result: Any
+    answer: str
+    values: dict[str, Any]
+
+
+def _nothing() -> None:
+    """Do nothing."""
+
+
 Publish = Callable[[Mapping[str, Any]], Awaitable[None]]
 
 
@@ -171,6 +187,8 @@ class PythonRunner:
         Puts names into `names`; waits, where it can, until no cell is in the middle of them.
     show
         Turns a result into the answer's text.
+    after
+        Called in the body's own context when it ends, however it ends.
     """
 
     def __init__(
@@ -180,6 +198,7 @@ class PythonRunner:
         transform: Callable[[str], str] | None = None,
         publish: Publish | None = None,
         show: Callable[[Any], str] | None = None,
+        after: Callable[[], None] | None = None,
     ) -> None:
         self.names = {} if names is None else names
         self.functions: dict[str, Callable[..., Any]] = {}
@@ -188,6 +207,7 @@ class PythonRunner:
         self._transform = transform
         self._publish = publish or self._publish_now
         self.show = show or repr
+        self._after = after or _nothing
         self._bodies: dict[str, tuple[str, Body]] = {}
         self._lock = threading.Lock()
 
@@ -229,6 +249,11 @@ class PythonRunner:
     def waits_for_loop(self, task: Task) -> bool:
         return self.host.foreign and self.executor(task) == "loop"
 
+    def on_own_loop(self) -> PythonRunner:
+        twin = PythonRunner(self.names, None, self._transform, None, self.show, self._after)
+        twin.functions = self.functions
+        return twin
+
     def missing(self, task: Task) -> str | None:
         if self.function(task):
             return None
@@ -242,34 +267,44 @@ class PythonRunner:
         token = current_runtime.set(work.runtime)
         try:
             if self.executor(work.task) == "loop":
-                result, values = await self.host.run(lambda: self._call_async(work), work.begin)
+                done = await self.host.run(lambda: self._call_async(work), work.begin)
             else:
-                result, values = await self._threads.run(lambda: self._call(work))
+                done = await self._threads.run(lambda: self._call(work))
         except Exception as error:
             _explain(error)
             raise
         finally:
             current_runtime.reset(token)
-        if work.task.into:
-            values = {**values, work.task.into: result}
+        values = {**done.values, work.task.into: done.result} if work.task.into else done.values
         if values:
             await self._publish(values)
-        return AgentOutput(answer=self._answer(result)), result
+        return AgentOutput(answer=done.answer), done.result
 
-    def _call(self, work: Work) -> tuple[Any, dict[str, Any]]:
-        function = self.function(work.task)
-        if function:
-            return function(**work.runtime.params), {}
-        body, names = self.body(work.task), PrivateNames(self.names)
-        return body.run(names), {name: names[name] for name in body.published if name in names}
+    def _call(self, work: Work) -> _Done:
+        try:
+            function = self.function(work.task)
+            if function:
+                return self._done(function(**work.runtime.params))
+            body, names = self.body(work.task), PrivateNames(self.names)
+            return self._done(body.run(names), body, names)
+        finally:
+            self._after()
 
-    async def _call_async(self, work: Work) -> tuple[Any, dict[str, Any]]:
-        function = self.function(work.task)
-        if function:
-            result = function(**work.runtime.params)
-            return (await result if inspect.isawaitable(result) else result), {}
-        body, names = self.body(work.task), PrivateNames(self.names)
-        return await body.run_async(names), {name: names[name] for name in body.published if name in names}
+    async def _call_async(self, work: Work) -> _Done:
+        try:
+            function = self.function(work.task)
+            if function:
+                result = function(**work.runtime.params)
+                return self._done(await result if inspect.isawaitable(result) else result)
+            body, names = self.body(work.task), PrivateNames(self.names)
+            return self._done(await body.run_async(names), body, names)
+        finally:
+            self._after()
+
+    def _done(self, result: Any, body: Body | None = None, names: Mapping[str, Any] = MappingProxyType({})) -> _Done:
+        """Read what a body leaves where it ran: a value's own `repr` must not hold up the engine."""
+        published = body.published if body else ()
+        return _Done(result, self._answer(result), {name: names[name] for name in published if name in names})
 
     def _answer(self, result: Any) -> str:
         if result is None:

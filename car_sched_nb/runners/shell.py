@@ -47,6 +47,9 @@ class ShellRunner:
     def waits_for_loop(self, task: Task) -> bool:
         return False
 
+    def on_own_loop(self) -> ShellRunner:
+        return self
+
     async def run(self, work: Work) -> tuple[AgentOutput, Any]:
         # A session of its own: a kernel interrupt does not reach it, and a cancel reaches its grandchildren.
         process = await anyio.open_process(

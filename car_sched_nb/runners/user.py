@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from car_sched_nb.errors import BodyFailed, InvalidInput
-from car_sched_nb.executors.loop import LoopHost
+from car_sched_nb.executors.loop import LoopHost, OwnLoop
 from car_sched_nb.model import Task
 from car_sched_nb.output import clip
 from car_sched_nb.runners.base import AgentOutput, AgentRunner, Work, current_runtime, prompt_fields
@@ -39,6 +39,7 @@ class UserRunner:
                 f"runner {name!r} needs an async function (spec, prompt, runtime, mailbox) or an object whose "
                 "`run` is one; write `async def`"
             )
+        self._name, self._given = name, runner
         self._run: RunFunction = run
         self._host = host
 
@@ -54,6 +55,9 @@ class UserRunner:
 
     def waits_for_loop(self, task: Task) -> bool:
         return self._host.foreign
+
+    def on_own_loop(self) -> UserRunner:
+        return UserRunner(self._name, self._given, OwnLoop())
 
     async def run(self, work: Work) -> tuple[AgentOutput, Any]:
         fields = {"scheduled_at": work.runtime.scheduled_at.isoformat(), **work.runtime.params}

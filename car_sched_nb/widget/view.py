@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 _DAY_US = 86_400_000_000
 _TEXT = 300  # characters of an answer or an error in a row
 _MICROSECOND = timedelta(microseconds=1)
+_WORDED = frozenset({"BodyFailed", "ExitCode", "Signal", "Interrupted"})  # what these say is a sentence already
 _FAILED = frozenset({Status.FAILED, Status.TIMED_OUT, Status.INTERRUPTED})
 
 Row = dict[str, Any]
@@ -88,7 +90,7 @@ class View:
         """Return the figures above the table."""
         engine = self._scheduler.engine
         return {
-            "store": store,
+            "store": _from_home(store),
             "namespace": self._scheduler.namespace,
             "running": sum(len(runs) for runs in engine.runs.values()),
             "scheduled": sum(1 for armed in engine.armed.values() if armed.entry or armed.task.watch_path),
@@ -121,6 +123,11 @@ class View:
         }
 
 
+def _from_home(path: str) -> str:
+    home = os.path.expanduser("~")
+    return "~" + path.removeprefix(home) if path.startswith(home + os.sep) else path
+
+
 def _status(task: Task, armed: bool, runs: bool, planned: bool, last: Execution | None) -> str:
     if runs:
         return "running"
@@ -145,8 +152,14 @@ def _run(run: Run) -> Row:
     }
 
 
+def _said(execution: Execution) -> str:
+    """Return the error with its type, without which a KeyError's says nothing; a runner's own words stand alone."""
+    said, kind = execution.error or "", execution.error_type
+    return said if not said or kind in (None, said) or kind in _WORDED else f"{kind}: {said}"
+
+
 def _last(execution: Execution) -> Row:
-    text = (execution.error or execution.answer or execution.reason or "").strip()
+    text = (_said(execution) or execution.answer or "").strip()
     finished = execution.finished_at
     return {
         "status": execution.status,

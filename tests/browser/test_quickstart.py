@@ -70,11 +70,12 @@ SHOWN = [
     "%%car_task train\nfor epoch in range(32):\n    car.current().progress(epoch + 1, 50, f'epoch {epoch + 1} of 50')\n"
     "    await asyncio.sleep(0.005)\nawait asyncio.Event().wait()",
     "%%car_task backup --runner shell --cron '30 18 * * *' --tz Europe/London\nsleep 600",
+    "%car run backup",
     '%%car_task report --every "weekday at 09:00" --tz Europe/London\n"mailed"',
     '%%car_task digest --every "monday at 08:00"\n"sent"',
     '%%car_task reload --watch prices.csv\n"31 rows"',
-    '%%car_task totals --after prices\nawait asyncio.sleep(0.04)\n"coffee 205.10, sugar 19.02, wheat 571.25"',
-    "%car pause digest\n%car run backup\n%car run reload\n%car run prices",
+    '%%car_task totals\nawait asyncio.sleep(0.04)\n"coffee 205.10, sugar 19.02, wheat 571.25"',
+    "%car pause digest\n%car run reload\n%car run prices",
     "car.dashboard()",
 ]
 
@@ -83,8 +84,9 @@ SHOWN = [
 def test_the_readme_shows_the_dashboard(open_notebook: OpenNotebook, tmp_path: Path, theme: Theme):
     """Writes docs/dashboard-*.png when SCREENSHOTS=1 is set."""
     shutil.copy(NOTEBOOKS / "prices.csv", tmp_path)
-    home = {"HOME": str(tmp_path), "CAR_SCHED_NB_STORE": str(tmp_path / "tasks.db")}
-    notebook = open_notebook(SHOWN, theme=theme, viewport=(1560, 1100), env=home)
+    store = tmp_path / ".local/share/car_sched_nb/tasks.db"
+    home = {"HOME": str(tmp_path), "CAR_SCHED_NB_STORE": str(store)}
+    notebook = open_notebook(SHOWN, theme=theme, viewport=(1320, 1000), env=home)
     for index in range(len(SHOWN)):
         notebook.run(index)
     board = Board(notebook, len(SHOWN) - 1).wait()
@@ -97,5 +99,7 @@ def test_the_readme_shows_the_dashboard(open_notebook: OpenNotebook, tmp_path: P
     expect(board.row("train").locator(".car-progress")).to_contain_text("epoch 32 of 50")
     folder = REPOSITORY / "docs" if os.environ.get("SCREENSHOTS") == "1" else tmp_path
     notebook.page.mouse.move(0, 0)  # no row is shown as pointed at
-    board.root.screenshot(path=folder / f"dashboard-{theme}.png", scale="device")
+    sharp = {"width": 1320, "height": 1000, "deviceScaleFactor": 2, "mobile": False}
+    notebook.page.context.new_cdp_session(notebook.page).send("Emulation.setDeviceMetricsOverride", sharp)
+    board.root.screenshot(path=folder / f"dashboard-{theme}.png")
     assert notebook.errors == []

@@ -91,8 +91,13 @@ function ago(ms) {
   return span(ms, true).split(" ").slice(0, 2).join(" ") + " ago";
 }
 
-/** A path's end says more than its beginning. */
-const tail = (path) => (path.length > 40 ? "…" + path.slice(-38) : path);
+/** A path's end says more than its beginning: as many of its last parts as fit, at least the very last. */
+function tail(path) {
+  if (path.length <= 40) return path;
+  const cut = path.slice(-38);
+  const at = cut.search(/[\/\\]/);
+  return "…" + (at < 0 ? cut : cut.slice(at));
+}
 
 // ---- elements ---------------------------------------------------------------------------------
 
