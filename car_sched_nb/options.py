@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from car_sched_nb.cron import parse_phrase
+from car_sched_nb.cadence import parse_phrase
 from car_sched_nb.errors import InvalidInput, nearest
 from car_sched_nb.model import Task, Trigger
 
@@ -146,7 +146,7 @@ def parse_cell(line: str, body: str) -> Cell:
         given[key] = value
     modes = frozenset(MODES & given.keys())
     values = {key: value for key, value in given.items() if key not in MODES}
-    task = make_task(name, body, values)
+    task = make_task(name, body.rstrip(), values)
     if "no-run" in modes and task.trigger is not Trigger.MANUAL:
         raise InvalidInput("--no-run goes with a task that has no trigger; an interval can start later: --first next")
     return Cell(task, modes)

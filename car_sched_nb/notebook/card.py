@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from car_sched_nb.model import Task, Trigger, to_us
+from car_sched_nb.model import Task, Trigger
 from car_sched_nb.triggers import schedule_of, words
 from car_sched_nb.when import format_instant
 

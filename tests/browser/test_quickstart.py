@@ -66,7 +66,7 @@ SHOWN = [
     "%load_ext car_sched_nb\n%car namespace markets\nimport asyncio, time\nimport car_sched_nb as car",
     '%%car_task prices --every 5m\n"12 markets, dearest wheat 571.25"',
     "%%car_task orders --every 1h\nawait asyncio.sleep(0.3)\n"
-    'raise ConnectionError("orders.example.org refused the connection")',
+    'raise ConnectionError("orders.example.org refused it")',
     "%%car_task train\nfor epoch in range(32):\n    car.current().progress(epoch + 1, 50, f'epoch {epoch + 1} of 50')\n"
     "    await asyncio.sleep(0.005)\nawait asyncio.Event().wait()",
     "%%car_task backup --runner shell --cron '30 18 * * *' --tz Europe/London\nsleep 600",
@@ -86,7 +86,7 @@ def test_the_readme_shows_the_dashboard(open_notebook: OpenNotebook, tmp_path: P
     shutil.copy(NOTEBOOKS / "prices.csv", tmp_path)
     store = tmp_path / ".local/share/car_sched_nb/tasks.db"
     home = {"HOME": str(tmp_path), "CAR_SCHED_NB_STORE": str(store)}
-    notebook = open_notebook(SHOWN, theme=theme, viewport=(1320, 1000), env=home)
+    notebook = open_notebook(SHOWN, theme=theme, viewport=(1366, 1000), env=home)
     for index in range(len(SHOWN)):
         notebook.run(index)
     board = Board(notebook, len(SHOWN) - 1).wait()
@@ -99,7 +99,7 @@ def test_the_readme_shows_the_dashboard(open_notebook: OpenNotebook, tmp_path: P
     expect(board.row("train").locator(".car-progress")).to_contain_text("epoch 32 of 50")
     folder = REPOSITORY / "docs" if os.environ.get("SCREENSHOTS") == "1" else tmp_path
     notebook.page.mouse.move(0, 0)  # no row is shown as pointed at
-    sharp = {"width": 1320, "height": 1000, "deviceScaleFactor": 2, "mobile": False}
+    sharp = {"width": 1366, "height": 1000, "deviceScaleFactor": 2, "mobile": False}
     notebook.page.context.new_cdp_session(notebook.page).send("Emulation.setDeviceMetricsOverride", sharp)
     board.root.screenshot(path=folder / f"dashboard-{theme}.png")
     assert notebook.errors == []

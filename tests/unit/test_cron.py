@@ -8,7 +8,8 @@ from cronsim import CronSim
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from car_sched_nb.cron import MACROS, Cron, parse_phrase
+from car_sched_nb.cadence import parse_phrase
+from car_sched_nb.cron import MACROS, Cron
 from car_sched_nb.errors import InvalidInput
 
 LONDON, NEW_YORK, LORD_HOWE, KATHMANDU = "Europe/London", "America/New_York", "Australia/Lord_Howe", "Asia/Kathmandu"
