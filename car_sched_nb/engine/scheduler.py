@@ -16,24 +16,24 @@ import msgspec
 
 from car_sched_nb import files
 from car_sched_nb.clock import Clock, SystemClock
-from car_sched_nb.engine.armed import Armed, Plan, new_row, settle
+from car_sched_nb.engine.armed import Armed, Plan, settle
 from car_sched_nb.engine.check import checked
 from car_sched_nb.engine.core import Engine
 from car_sched_nb.engine.events import Event, Events
 from car_sched_nb.engine.handle import TaskHandle
 from car_sched_nb.engine.run import Run, row_execution
-from car_sched_nb.engine.watch import Watcher, cursor_of, parts_of
+from car_sched_nb.engine.serving import Serving
+from car_sched_nb.engine.watch import Watcher, cursor_of
 from car_sched_nb.errors import DefinitionChanged, SchedulerClosed, TaskPaused
 from car_sched_nb.executors.loop import LoopHost, OwnLoop
 from car_sched_nb.loops import soon_caller
-from car_sched_nb.model import LIVE, Cause, Execution, Status, Task, Trigger, same_slots
-from car_sched_nb.occurrence import execution_id, manual_slot, occurrence_id, slot_text
+from car_sched_nb.model import Execution, Status, Task, Trigger, same_slots
 from car_sched_nb.runners.base import AgentRunner, Runner, SharedInfra
 from car_sched_nb.runners.python import PythonRunner
 from car_sched_nb.runners.shell import ShellRunner
 from car_sched_nb.runners.user import RunFunction, UserRunner
 from car_sched_nb.store import records
-from car_sched_nb.store.ops import Call, Settle
+from car_sched_nb.store.ops import Call
 from car_sched_nb.store.owners import Owner, reconcile
 from car_sched_nb.store.records import Defined
 from car_sched_nb.store.sqlite import MEMORY, SqliteStore
@@ -119,6 +119,7 @@ class Scheduler:
             events=self._events,
             max_running=self._max_running,
         )
+        self._serving = Serving(self.engine, self.store, self.writer, self.clock)
         self._watcher = Watcher(
             self._file_changed, lambda armed, text: self.engine.tell("error", armed.task, text=text)
         )
@@ -290,132 +291,20 @@ class Scheduler:
             When the task is disabled.
         """
         stored = (await self.define(task)).task if isinstance(task, Task) else self.task(task)
-        run = await self._claim_current(stored, params)
+        run = await self._serving.current(stored, params)
         if isinstance(run, Execution):
             return run
         await run.ended.wait()
         assert run.execution is not None
         return run.execution
 
-    async def _claim_current(self, task: Task, params: Mapping[str, Any] | None) -> Run | Execution:
-        for _ in range(_TRIES):
-            if not task.enabled:
-                raise TaskPaused(task.name)
-            if task.trigger is Trigger.MANUAL:
-                return await self._claim_by_hand(task, params)
-            claimed = await self._try_current(task, params)
-            if claimed is not None:
-                return claimed
-            task = self.task(task.name)
-        raise DefinitionChanged(task.name)
-
-    async def _try_current(self, task: Task, params: Mapping[str, Any] | None) -> Run | Execution | None:
-        now_us = self.clock.now_us()
-        slot, at_us, expected, cursor = await self._current(task, now_us)
-        text = slot_text(task.revision, slot)
-        occurrence = occurrence_id(task.id, task.trigger, text)
-        tried = records.executions(self.store, "e.occurrence_id = ? AND e.attempt > 0", occurrence)
-        served = [e for e in tried if e.status in LIVE or e.status is Status.COMPLETED]
-        if served:
-            return served[-1]
-        attempt = len(tried) + 1
-        run = self.engine.new_run(
-            task,
-            (text, occurrence, execution_id(occurrence, attempt)),
-            at_us,
-            now_us,
-            attempt=attempt,
-            cause=Cause.RETRY if tried else Cause.HAND,
-            params=params,
-        )
-        if await self.engine.claim(run, self._claim_op(task, run, now_us, expected, cursor)):
-            return run
-        return None
-
-    async def _current(self, task: Task, now_us: int) -> tuple[str, int, str | None, str | None]:
-        """Return (slot, planned instant, expected cursor, new cursor); the cursor moves when no slot is left out."""
-        if task.trigger is Trigger.FILE_WATCH:
-            digest = await anyio.to_thread.run_sync(partial(files.digest, task.watch_path))
-            old, counter = parts_of(task.cursor)
-            if digest == old:
-                return self._file_slot(task, digest, counter), now_us, None, None
-            moved = cursor_of(digest, counter + 1)
-            return self._file_slot(task, digest, counter + 1), now_us, task.cursor, moved
-        plan = schedule_of(task)
-        assert plan is not None
-        fire = plan.current(now_us)
-        if fire is None:
-            raise DefinitionChanged(task.name)
-        following = plan.next_fire(task.cursor)
-        if following is not None and following.slot == fire.slot:
-            return fire.slot, fire.at_us, task.cursor, fire.slot
-        return fire.slot, fire.at_us, None, None
-
-    def _claim_op(self, task: Task, run: Run, now_us: int, expected: str | None, cursor: str | None) -> Settle:
-        plan = schedule_of(task)
-        following = plan.next_fire(cursor) if plan and cursor is not None else None
-        return Settle(
-            task_id=task.id,
-            revision=task.revision,
-            version=task.version,
-            now=now_us,
-            expected=expected,
-            cursor=cursor,
-            next_at=following.at_us if following else None,
-            free=task.overlap != "allow",
-            by_hand=run.row.cause == Cause.HAND and cursor is None,
-            claim=run.row,
-        )
-
     async def run_now(self, name: str, *, params: Mapping[str, Any] | None = None) -> Execution:
         """Start a task outside its grid, now; return its execution once it is claimed, without waiting for its end.
 
         While it runs already the execution returned is `skipped`, unless overlap is allowed.
         """
-        claimed = await self._claim_by_hand(self.task(name), params)
+        claimed = await self._serving.by_hand(self.task(name), params)
         return claimed if isinstance(claimed, Execution) else row_execution(claimed.task, claimed.row)
-
-    async def _claim_by_hand(self, task: Task, params: Mapping[str, Any] | None) -> Run | Execution:
-        for _ in range(_TRIES):
-            now_us = self.clock.now_us()
-            slot = manual_slot()
-            ids = (slot, occurrence_id(task.id, Trigger.MANUAL, slot), occurrence_id(task.id, Trigger.MANUAL, slot))
-            run = self.engine.new_run(
-                task, ids, now_us, now_us, cause=Cause.HAND, trigger=Trigger.MANUAL, params=params
-            )
-            if await self.engine.claim(run, self._claim_op(task, run, now_us, None, None)):
-                return run
-            again = self.task(task.name)
-            if (again.revision, again.version) == (task.revision, task.version):
-                return await self._skip_by_hand(again, ids, now_us)
-            task = again
-        raise DefinitionChanged(task.name)
-
-    async def _skip_by_hand(self, task: Task, ids: tuple[str, str, str], now_us: int) -> Execution:
-        row = new_row(
-            task,
-            ids,
-            status=Status.SKIPPED,
-            scheduled_at=now_us,
-            finished_at=now_us,
-            cause=Cause.HAND,
-            trigger=Trigger.MANUAL,
-            reason="overlap",
-        )
-        await self.writer.write(
-            Settle(
-                task_id=task.id,
-                revision=task.revision,
-                version=task.version,
-                now=now_us,
-                by_hand=True,
-                free=False,
-                gap=row,
-            )
-        )
-        execution = row_execution(task, row)
-        self.engine.tell("gap", task, execution=execution)
-        return execution
 
     async def run_loop(self, task: Task | str, max_iterations: int | None = None) -> list[Execution]:
         """Plan a task and return its executions when `max_iterations` of them have ended.
@@ -599,19 +488,13 @@ class Scheduler:
 
     # Inside
 
-    def _file_slot(self, task: Task, digest: str, counter: int) -> str:
-        """Return the slot of a content; one that comes back is told from the first by its counter."""
-        occurrence = occurrence_id(task.id, task.trigger, slot_text(task.revision, digest))
-        known = self.store.rows("SELECT 1 FROM executions WHERE occurrence_id = ? LIMIT 1", occurrence)
-        return f"{digest}.{counter}" if known else digest
-
     def _file_changed(self, armed: Armed, cursor: str, digest: str, counter: int) -> None:
         # While it runs, the change waits: what counts is the content when the body is free again.
         busy = bool(self.engine.runs.get(armed.task.id)) and armed.task.overlap != "allow"
         if busy or armed.settling or armed.remaining == 0:
             return
         if not self.engine.waits_for_names(armed):
-            self.engine.settle_file(armed, cursor, self._file_slot(armed.task, digest, counter))
+            self.engine.settle_file(armed, cursor, self._serving.file_slot(armed.task, digest, counter))
 
     async def _call(self, fn: Callable[..., Any], *args: Any) -> Any:
         return await self.writer.write(Call(lambda db: fn(db, *args)))

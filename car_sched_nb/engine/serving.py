@@ -1,0 +1,165 @@
+"""Serving a task because somebody asks: its current slot, or an occurrence outside its grid."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import anyio
+import anyio.to_thread
+
+from car_sched_nb import files
+from car_sched_nb.clock import Clock
+from car_sched_nb.engine.armed import new_row
+from car_sched_nb.engine.core import Engine
+from car_sched_nb.engine.run import Run, row_execution
+from car_sched_nb.engine.watch import cursor_of, parts_of
+from car_sched_nb.errors import DefinitionChanged, TaskPaused, UnknownTask
+from car_sched_nb.model import LIVE, Cause, Execution, Status, Task, Trigger
+from car_sched_nb.occurrence import execution_id, manual_slot, occurrence_id, slot_text
+from car_sched_nb.store import records
+from car_sched_nb.store.ops import Settle
+from car_sched_nb.store.sqlite import SqliteStore
+from car_sched_nb.store.writer import Writer
+from car_sched_nb.triggers import schedule_of
+
+_TRIES = 10
+
+
+class Serving:
+    """Claims by hand; a claim that somebody else's change crossed is tried again."""
+
+    def __init__(self, engine: Engine, store: SqliteStore, writer: Writer, clock: Clock) -> None:
+        self._engine = engine
+        self._store = store
+        self._writer = writer
+        self._clock = clock
+
+    def _again(self, task: Task) -> Task:
+        found = records.by_id(self._store, task.id)
+        if found is None:
+            raise UnknownTask(task.name)
+        return found
+
+    async def current(self, task: Task, params: Mapping[str, Any] | None) -> Run | Execution:
+        """Claim the current slot of a task, or return the execution that serves it already."""
+        for _ in range(_TRIES):
+            if not task.enabled:
+                raise TaskPaused(task.name)
+            if task.trigger is Trigger.MANUAL:
+                return await self.by_hand(task, params)
+            claimed = await self._try_current(task, params)
+            if claimed is not None:
+                return claimed
+            for run in tuple(self._engine.runs.get(task.id, ())):
+                await run.ended.wait()  # another occurrence is in progress
+            task = self._again(task)
+        raise DefinitionChanged(task.name)
+
+    async def _try_current(self, task: Task, params: Mapping[str, Any] | None) -> Run | Execution | None:
+        now_us = self._clock.now_us()
+        slot, at_us, expected, cursor = await self._current(task, now_us)
+        text = slot_text(task.revision, slot)
+        occurrence = occurrence_id(task.id, task.trigger, text)
+        tried = records.executions(self._store, "e.occurrence_id = ? AND e.attempt > 0", occurrence)
+        served = [e for e in tried if e.status in LIVE or e.status is Status.COMPLETED]
+        if served:
+            return served[-1]
+        attempt = len(tried) + 1
+        run = self._engine.new_run(
+            task,
+            (text, occurrence, execution_id(occurrence, attempt)),
+            at_us,
+            now_us,
+            attempt=attempt,
+            cause=Cause.RETRY if tried else Cause.HAND,
+            params=params,
+        )
+        if await self._engine.claim(run, self._claim_op(task, run, now_us, expected, cursor)):
+            return run
+        return None
+
+    async def _current(self, task: Task, now_us: int) -> tuple[str, int, str | None, str | None]:
+        """Return (slot, planned instant, expected cursor, new cursor); the cursor moves when no slot is left out."""
+        if task.trigger is Trigger.FILE_WATCH:
+            digest = await anyio.to_thread.run_sync(partial(files.digest, task.watch_path))
+            old, counter = parts_of(task.cursor)
+            if digest == old:
+                return self.file_slot(task, digest, counter), now_us, None, None
+            moved = cursor_of(digest, counter + 1)
+            return self.file_slot(task, digest, counter + 1), now_us, task.cursor, moved
+        plan = schedule_of(task)
+        assert plan is not None
+        fire = plan.current(now_us)
+        if fire is None:
+            raise DefinitionChanged(task.name)
+        following = plan.next_fire(task.cursor)
+        if following is not None and following.slot == fire.slot:
+            return fire.slot, fire.at_us, task.cursor, fire.slot
+        return fire.slot, fire.at_us, None, None
+
+    def _claim_op(self, task: Task, run: Run, now_us: int, expected: str | None, cursor: str | None) -> Settle:
+        plan = schedule_of(task)
+        following = plan.next_fire(cursor) if plan and cursor is not None else None
+        return Settle(
+            task_id=task.id,
+            revision=task.revision,
+            version=task.version,
+            now=now_us,
+            expected=expected,
+            cursor=cursor,
+            next_at=following.at_us if following else None,
+            free=task.overlap != "allow",
+            by_hand=run.row.cause == Cause.HAND and cursor is None,
+            claim=run.row,
+        )
+
+    async def by_hand(self, task: Task, params: Mapping[str, Any] | None) -> Run | Execution:
+        """Claim a new occurrence outside the grid, or return the skipped execution when one is in progress."""
+        for _ in range(_TRIES):
+            now_us = self._clock.now_us()
+            slot = manual_slot()
+            ids = (slot, occurrence_id(task.id, Trigger.MANUAL, slot), occurrence_id(task.id, Trigger.MANUAL, slot))
+            run = self._engine.new_run(
+                task, ids, now_us, now_us, cause=Cause.HAND, trigger=Trigger.MANUAL, params=params
+            )
+            if await self._engine.claim(run, self._claim_op(task, run, now_us, None, None)):
+                return run
+            again = self._again(task)
+            if (again.revision, again.version) == (task.revision, task.version):
+                return await self._skip_by_hand(again, ids, now_us)
+            task = again
+        raise DefinitionChanged(task.name)
+
+    async def _skip_by_hand(self, task: Task, ids: tuple[str, str, str], now_us: int) -> Execution:
+        row = new_row(
+            task,
+            ids,
+            status=Status.SKIPPED,
+            scheduled_at=now_us,
+            finished_at=now_us,
+            cause=Cause.HAND,
+            trigger=Trigger.MANUAL,
+            reason="overlap",
+        )
+        await self._writer.write(
+            Settle(
+                task_id=task.id,
+                revision=task.revision,
+                version=task.version,
+                now=now_us,
+                by_hand=True,
+                free=False,
+                gap=row,
+            )
+        )
+        execution = row_execution(task, row)
+        self._engine.tell("gap", task, execution=execution)
+        return execution
+
+    def file_slot(self, task: Task, digest: str, counter: int) -> str:
+        """Return the slot of a content; one that comes back is told from the first by its counter."""
+        occurrence = occurrence_id(task.id, task.trigger, slot_text(task.revision, digest))
+        known = self._store.rows("SELECT 1 FROM executions WHERE occurrence_id = ? LIMIT 1", occurrence)
+        return f"{digest}.{counter}" if known else digest

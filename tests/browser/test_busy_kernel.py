@@ -1,0 +1,93 @@
+"""A cell that blocks the kernel stops neither the dashboard nor its buttons."""
+
+import re
+import time
+from pathlib import Path
+
+import psutil
+from playwright.sync_api import expect
+
+from tests.browser.board import Board
+from tests.browser.conftest import OpenNotebook
+from tests.browser.lab import Notebook
+
+SECONDS = 10  # how long the cell blocks
+SOON_S = 2.5  # a click's effect, on a machine that may be busy: far from the cell's end all the same
+
+CELLS = [
+    "%load_ext car_sched_nb\nimport asyncio, time\nimport car_sched_nb as car",
+    "%%car_task copy --runner shell\nsleep 1000 &\necho $$ $! > pids\nwait",
+    "%%car_task count\nfor step in range(100_000):\n    car.current().progress(step, 100_000)\n    time.sleep(0.01)",
+    "%%car_task listen\nawait asyncio.Event().wait()",
+    "%%car_task total --no-run\n6 * 7",
+    "%%car_task later --no-run\nawait asyncio.sleep(0)\n'it is later'",
+    "car.dashboard()",
+    f"time.sleep({SECONDS})",
+    "for row in car.history().itertuples():\n    print(row.task, row.status, row.finished_at.timestamp())",
+]
+DASHBOARD, BLOCKING, HISTORY = 6, 7, 8
+
+
+def is_blocked(notebook: Notebook) -> bool:
+    return notebook.cell(BLOCKING).locator(".jp-InputArea-prompt").inner_text().startswith("[*]")
+
+
+def test_the_buttons_work_while_a_cell_blocks_the_kernel(open_notebook: OpenNotebook, tmp_path: Path):
+    notebook = open_notebook(CELLS)
+    for index in range(DASHBOARD + 1):
+        notebook.run(index)
+    board = Board(notebook, DASHBOARD).wait()
+    for task in ("copy", "count", "listen"):
+        board.wait_for(task, status="running")
+    children = [psutil.Process(int(pid)) for pid in read_soon(tmp_path / "pids").split()]
+    notebook.run(BLOCKING, wait=False)
+    expect(board.root.locator(".car-busy")).to_have_text(re.compile(r"kernel busy since \d"))
+
+    clicked = time.time()
+    board.press("copy", "cancel")
+    _, alive = psutil.wait_procs(children, timeout=SECONDS)
+    stopped = {"copy": time.time() - clicked}
+    assert alive == []
+    board.wait_for("copy", last="cancelled")
+
+    asked = {"count": time.time()}
+    board.press("count", "cancel")
+    board.wait_for("count", last="cancelled")
+
+    board.press("total", "run")
+    board.wait_for("total", status="completed", last="completed")
+    expect(board.row("total").locator(".car-text")).to_have_text("42")
+
+    # What lives on the kernel's own loop has to wait for it, and says so.
+    board.press("listen", "cancel")
+    board.wait_for("listen", status="cancelling")
+    board.press("later", "run")
+    expect(board.row("later").locator(".car-waits")).to_contain_text("kernel busy")
+    notebook.screenshot(Path("/tmp/shots/busy.png"), DASHBOARD)
+    assert is_blocked(notebook), "the cell ended before all was clicked"
+
+    notebook.wait_for_cell(BLOCKING)
+    expect(board.root.locator(".car-busy")).to_be_hidden()
+    board.wait_for("listen", last="cancelled")
+    board.wait_for("later", last="completed")
+    notebook.run(HISTORY)
+    ended = {task: (status, float(at)) for task, status, at in map(str.split, notebook.outputs(HISTORY)[0].splitlines())}
+    assert {task: status for task, (status, _) in ended.items()} == {
+        "copy": "cancelled",
+        "count": "cancelled",
+        "listen": "cancelled",
+        "total": "completed",
+        "later": "completed",
+    }
+    stopped["count"] = ended["count"][1] - asked["count"]
+    print("stopped after a click, s:", stopped)
+    assert max(stopped.values()) < SOON_S
+    assert notebook.errors == []
+
+
+def read_soon(path: Path, timeout_s: float = 15) -> str:
+    deadline = time.monotonic() + timeout_s
+    while not (path.exists() and (text := path.read_text())):
+        assert time.monotonic() < deadline, f"{path} was not written"
+        time.sleep(0.02)  # another program's file gives no event
+    return text
