@@ -124,4 +124,4 @@ class BodyFailed(CarError):
 def nearest(given: str, known: Iterable[str], none: str = "") -> str:
     """Return "; did you mean 'x'?" for the closest of `known`, or `none`."""
     close = difflib.get_close_matches(given, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else none
+    return f"; did you mean {str(close[0])!r}?" if close else none

@@ -136,7 +136,7 @@ def _where(
         for state in states:
             if state not in list(Status):
                 listed = ", ".join(Status)
-                raise InvalidInput(f"no status is named {state!r}{nearest(state, Status)}; there are {listed}")
+                raise InvalidInput(f"no status is named {state!r}{nearest(state, Status, none=';')} there are {listed}")
         parts.append("e.status IN (SELECT value FROM json_each(?))")
         bound.append(json.dumps(states))
     return " AND ".join(parts), bound

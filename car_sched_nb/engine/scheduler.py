@@ -6,6 +6,7 @@ import getpass
 import os
 import socket
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import AsyncExitStack
 from functools import partial
 from types import TracebackType
 from typing import Any, Self
@@ -22,6 +23,7 @@ from car_sched_nb.engine.core import Engine
 from car_sched_nb.engine.events import Event, Events
 from car_sched_nb.engine.handle import TaskHandle
 from car_sched_nb.engine.run import Run, row_execution
+from car_sched_nb.engine.running import Running
 from car_sched_nb.engine.serving import Serving
 from car_sched_nb.engine.watch import Watcher, cursor_of
 from car_sched_nb.errors import DefinitionChanged, SchedulerClosed, TaskPaused
@@ -101,14 +103,23 @@ class Scheduler:
     # Life
 
     async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            await self._enter(stack)
+            self._stack = stack.pop_all()
+        return self
+
+    async def _enter(self, stack: AsyncExitStack) -> None:
         self._own_store = not isinstance(self._given, SqliteStore)
         self.store = await anyio.to_thread.run_sync(self._open)
         self._owner = await anyio.to_thread.run_sync(self._arrive)
-        self._group = anyio.create_task_group()
-        await self._group.__aenter__()
         self._soon = soon_caller()
         self.writer = Writer(self.store, self._soon)
-        self.engine = Engine(
+        # The last to end: also when the whole program is cancelled, ends are written and answered.
+        answers = await stack.enter_async_context(anyio.create_task_group())
+        stack.callback(self.writer.stop)
+        self._group = await stack.enter_async_context(anyio.create_task_group())
+        stack.callback(self._group.cancel_scope.cancel)
+        self.running = Running(
             self.store,
             self.writer,
             self._group,
@@ -119,15 +130,17 @@ class Scheduler:
             events=self._events,
             max_running=self._max_running,
         )
-        self._serving = Serving(self.engine, self.store, self.writer, self.clock)
+        self.engine = Engine(self.store, self.writer, self.clock, self.running)
+        self._serving = Serving(self.running, self.store, self.writer, self.clock)
         self._watcher = Watcher(
-            self._file_changed, lambda armed, text: self.engine.tell("error", armed.task, text=text)
+            self._file_changed, lambda armed, text: self.running.tell("error", armed.task, text=text)
         )
         self.engine.file_due = self._watcher.read
-        for service in (self.writer.deliver, self.engine.timer, self._watcher.run):
+        stack.push_async_callback(self.engine.stop)
+        answers.start_soon(self.writer.deliver)
+        for service in (self.engine.timer, self._watcher.run):
             self._group.start_soon(service)
         self._entered = True
-        return self
 
     def _open(self) -> SqliteStore:
         store = self._given if isinstance(self._given, SqliteStore) else SqliteStore(self._given)
@@ -143,20 +156,14 @@ class Scheduler:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
         self._entered = False
-        self.engine.closing = True
-        with anyio.CancelScope(shield=True):
-            for armed in list(self.engine.armed.values()):
-                self.engine.disarm(armed.task.id)
-            runs = [run for runs in self.engine.runs.values() for run in runs]
-            for run in runs:
-                run.cancel(Status.INTERRUPTED)
-            for run in runs:
-                await run.ended.wait()
-        self._group.cancel_scope.cancel()
-        handled = await self._group.__aexit__(kind, error, trace)
-        with anyio.CancelScope(shield=True):
-            await anyio.to_thread.run_sync(self._leave)
-        return handled
+        try:
+            # The body's own exception goes on as it is, not in a group; a cancellation may be the group's.
+            if isinstance(error, anyio.get_cancelled_exc_class()):
+                return await self._stack.__aexit__(kind, error, trace)
+            return await self._stack.__aexit__(None, None, None)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(self._leave)
 
     def _leave(self) -> None:
         self.writer.close()
@@ -201,7 +208,7 @@ class Scheduler:
             except DefinitionChanged:
                 continue
             if defined.change != "unchanged":
-                self.engine.tell("added" if defined.change == "new" else "changed", defined.task)
+                self.running.tell("added" if defined.change == "new" else "changed", defined.task)
             return defined
         raise DefinitionChanged(task.name)
 
@@ -224,7 +231,7 @@ class Scheduler:
         self.engine.arm(task, remaining)
         self._watcher.follow(self.engine.armed.values())
         await self._call(_note_armed, self._owner.id, task.id)
-        self.engine.tell("armed", task)
+        self.running.tell("armed", task)
         return task
 
     async def disarm(self, name: str) -> None:
@@ -276,7 +283,7 @@ class Scheduler:
 
     def live(self, name: str | None = None) -> list[Run]:
         """Return what runs or waits here now."""
-        return [run for runs in self.engine.runs.values() for run in runs if name is None or run.task.name == name]
+        return [run for runs in self.running.runs.values() for run in runs if name is None or run.task.name == name]
 
     # Running
 
@@ -411,10 +418,10 @@ class Scheduler:
         return len(self._ask_to_stop(self.task(name).id, Status.CANCELLED))
 
     def _ask_to_stop(self, task_id: str, status: Status) -> list[Run]:
-        runs = list(self.engine.runs.get(task_id, ()))
+        runs = list(self.running.runs.get(task_id, ()))
         for run in runs:
             run.cancel(status)
-            self.engine.tell("cancelling", run.task, run)
+            self.running.tell("cancelling", run.task, run)
         return runs
 
     async def wait_ended(self, runs: Iterable[Run], timeout_s: float) -> None:
@@ -435,7 +442,7 @@ class Scheduler:
         changed: bool = await self._call(records.set_enabled, task.id, False)
         self._take(task.name)
         if changed:
-            self.engine.tell("paused", self.task(name))
+            self.running.tell("paused", self.task(name))
         return changed
 
     async def resume(self, name: str) -> bool:
@@ -447,7 +454,7 @@ class Scheduler:
         await self._skip_paused(task)
         await self._call(records.set_enabled, task.id, True)
         await self.arm(name)
-        self.engine.tell("resumed", self.task(name))
+        self.running.tell("resumed", self.task(name))
         return True
 
     async def _skip_paused(self, task: Task) -> None:
@@ -475,7 +482,7 @@ class Scheduler:
         self._disarm(task.id)
         await self._call(records.delete, task.id, self.clock.now_us())
         self._ask_to_stop(task.id, Status.CANCELLED)
-        self.engine.tell("deleted", task)
+        self.running.tell("deleted", task)
 
     async def adopt(self, old: str) -> int:
         """Move the tasks of another namespace into this one; return how many."""
@@ -490,7 +497,7 @@ class Scheduler:
 
     def _file_changed(self, armed: Armed, cursor: str, digest: str, counter: int) -> None:
         # While it runs, the change waits: what counts is the content when the body is free again.
-        busy = bool(self.engine.runs.get(armed.task.id)) and armed.task.overlap != "allow"
+        busy = bool(self.running.runs.get(armed.task.id)) and armed.task.overlap != "allow"
         if busy or armed.settling or armed.remaining == 0:
             return
         if not self.engine.waits_for_names(armed):

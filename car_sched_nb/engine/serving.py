@@ -12,8 +12,8 @@ import anyio.to_thread
 from car_sched_nb import files
 from car_sched_nb.clock import Clock
 from car_sched_nb.engine.armed import new_row
-from car_sched_nb.engine.core import Engine
 from car_sched_nb.engine.run import Run, row_execution
+from car_sched_nb.engine.running import Running
 from car_sched_nb.engine.watch import cursor_of, parts_of
 from car_sched_nb.errors import DefinitionChanged, TaskPaused, UnknownTask
 from car_sched_nb.model import LIVE, Cause, Execution, Status, Task, Trigger
@@ -30,8 +30,8 @@ _TRIES = 10
 class Serving:
     """Claims by hand; a claim that somebody else's change crossed is tried again."""
 
-    def __init__(self, engine: Engine, store: SqliteStore, writer: Writer, clock: Clock) -> None:
-        self._engine = engine
+    def __init__(self, running: Running, store: SqliteStore, writer: Writer, clock: Clock) -> None:
+        self._running = running
         self._store = store
         self._writer = writer
         self._clock = clock
@@ -52,7 +52,7 @@ class Serving:
             claimed = await self._try_current(task, params)
             if claimed is not None:
                 return claimed
-            for run in tuple(self._engine.runs.get(task.id, ())):
+            for run in tuple(self._running.runs.get(task.id, ())):
                 await run.ended.wait()  # another occurrence is in progress
             task = self._again(task)
         raise DefinitionChanged(task.name)
@@ -62,12 +62,12 @@ class Serving:
         slot, at_us, expected, cursor = await self._current(task, now_us)
         text = slot_text(task.revision, slot)
         occurrence = occurrence_id(task.id, task.trigger, text)
-        tried = records.executions(self._store, "e.occurrence_id = ? AND e.attempt > 0", occurrence)
+        tried = records.attempts(self._store, occurrence)
         served = [e for e in tried if e.status in LIVE or e.status is Status.COMPLETED]
         if served:
             return served[-1]
         attempt = len(tried) + 1
-        run = self._engine.new_run(
+        run = self._running.new_run(
             task,
             (text, occurrence, execution_id(occurrence, attempt)),
             at_us,
@@ -76,7 +76,7 @@ class Serving:
             cause=Cause.RETRY if tried else Cause.HAND,
             params=params,
         )
-        if await self._engine.claim(run, self._claim_op(task, run, now_us, expected, cursor)):
+        if await self._running.claim(run, self._claim_op(task, run, now_us, expected, cursor)):
             return run
         return None
 
@@ -121,10 +121,10 @@ class Serving:
             now_us = self._clock.now_us()
             slot = manual_slot()
             ids = (slot, occurrence_id(task.id, Trigger.MANUAL, slot), occurrence_id(task.id, Trigger.MANUAL, slot))
-            run = self._engine.new_run(
+            run = self._running.new_run(
                 task, ids, now_us, now_us, cause=Cause.HAND, trigger=Trigger.MANUAL, params=params
             )
-            if await self._engine.claim(run, self._claim_op(task, run, now_us, None, None)):
+            if await self._running.claim(run, self._claim_op(task, run, now_us, None, None)):
                 return run
             again = self._again(task)
             if (again.revision, again.version) == (task.revision, task.version):
@@ -155,11 +155,10 @@ class Serving:
             )
         )
         execution = row_execution(task, row)
-        self._engine.tell("gap", task, execution=execution)
+        self._running.tell("gap", task, execution=execution)
         return execution
 
     def file_slot(self, task: Task, digest: str, counter: int) -> str:
         """Return the slot of a content; one that comes back is told from the first by its counter."""
         occurrence = occurrence_id(task.id, task.trigger, slot_text(task.revision, digest))
-        known = self._store.rows("SELECT 1 FROM executions WHERE occurrence_id = ? LIMIT 1", occurrence)
-        return f"{digest}.{counter}" if known else digest
+        return f"{digest}.{counter}" if records.attempts(self._store, occurrence) else digest

@@ -63,14 +63,21 @@ class Watcher:
 
     async def run(self) -> None:
         """Watch for ever; begins anew when the set of folders changes."""
-        async with anyio.create_task_group() as self._group:
-            while True:
-                self._changed = changed = anyio.Event()
-                async with anyio.create_task_group() as watches:
-                    for folder, deep in self._folders():
-                        watches.start_soon(self._follow, folder, deep)
-                    await changed.wait()
-                    watches.cancel_scope.cancel()
+        async with anyio.create_task_group() as group:
+            self._group = group
+            try:
+                await self._watch()
+            finally:
+                self._group = None  # what ends from now on has nobody to read for it
+
+    async def _watch(self) -> None:
+        while True:
+            self._changed = changed = anyio.Event()
+            async with anyio.create_task_group() as watches:
+                for folder, deep in self._folders():
+                    watches.start_soon(self._follow, folder, deep)
+                await changed.wait()
+                watches.cancel_scope.cancel()
 
     def _folders(self) -> set[tuple[str, bool]]:
         return {

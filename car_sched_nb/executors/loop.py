@@ -54,6 +54,8 @@ class ForeignLoop:
         try:
             await job.ended.wait()
         except anyio.get_cancelled_exc_class():
+            if not self._loop.is_running():
+                raise  # its kernel is ending: nothing on that loop goes on, and nobody would tell of an end
             self._loop.call_soon_threadsafe(job.cancel)
             with anyio.CancelScope(shield=True):
                 await job.ended.wait()

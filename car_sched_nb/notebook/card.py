@@ -79,16 +79,19 @@ def fresh_lines(task: Task, change: str, now_us: int, notes: Sequence[str]) -> l
 def bundle(lines: Sequence[tuple[str, str]]) -> dict[str, str]:
     """Return the card as text and as HTML; every text is escaped."""
     plain = "\n".join(f"{'' if kind == 'name' else '  '}{text}" for kind, text in lines)
+    # What is true now stands beside the name, so that the card keeps its height when that is taken away.
+    live = html.escape(" · ".join(text for kind, text in lines if kind == "live"))
     parts = []
     for kind, text in lines:
         safe = html.escape(text)
         match kind:
             case "name":
-                parts.append(f"<div><strong>{safe}</strong></div>")
+                beside = f' <span style="margin-left:8px;{_QUIET}">{live}</span>' if live else ""
+                parts.append(f"<div><strong>{safe}</strong>{beside}</div>")
+            case "what":
+                parts.append(f"<div>{safe}</div>")
             case "life":
                 parts.append(f'<div style="{_QUIET}">{safe}</div>')
-            case _:
-                parts.append(f"<div>{safe}</div>")
     return {"text/plain": plain, "text/html": f'<div style="{_STYLE}">{"".join(parts)}</div>'}
 
 

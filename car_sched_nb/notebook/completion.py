@@ -14,14 +14,20 @@ if TYPE_CHECKING:
 
 
 class Matcher:
-    """Completes the magics' lines; one of the completer's `custom_matchers`."""
+    """Completes the magics' lines; its `complete` is one of the completer's `custom_matchers`.
+
+    The method, not the object: IPython 9 asks a matcher for its `__qualname__`, and all Tab is dead without it.
+    """
 
     def __init__(self, session: Session) -> None:
         self._session = session
 
-    def __call__(self, text: str) -> list[str]:
-        line = self._session.shell.Completer.line_buffer
-        return candidates(line, self._words(line), self._names())
+    def complete(self, text: str) -> list[str]:
+        """Return what may stand in place of `text`, IPython's last token: it begins anew at an `=` or a quote."""
+        line = self._session.shell.Completer.text_until_cursor
+        words = self._words(line)
+        cut = len(words[-1]) - len(text)
+        return [word[cut:] for word in candidates(line, words, self._names())] if cut >= 0 else []
 
     @staticmethod
     def _words(line: str) -> list[str]:

@@ -29,7 +29,7 @@ def load(shell: InteractiveShell) -> None:
     shell.register_magics(CarMagics(shell, session))
     shell.events.register("pre_run_cell", session.pre_run_cell)
     shell.events.register("post_run_cell", session.post_run_cell)
-    _matcher = Matcher(session)
+    _matcher = Matcher(session).complete
     shell.Completer.custom_matchers.append(_matcher)
     told = digest(session)
     if told:

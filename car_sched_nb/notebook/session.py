@@ -162,7 +162,9 @@ class Session:
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(make(scheduler), self._loop))
 
     def soon(self, fn: Callable[[Scheduler], Any]) -> None:
-        """Call a function on the engine's loop and do not wait."""
+        """Call a function on the engine's loop and do not wait; after the end there is nobody to call."""
+        if self._closed:
+            return
         scheduler = self.start()
         assert self._loop is not None
         self._loop.call_soon_threadsafe(fn, scheduler)

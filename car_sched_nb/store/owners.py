@@ -9,6 +9,7 @@ import os
 import secrets
 from pathlib import Path
 
+import apsw
 from filelock import FileLock, Timeout
 
 from car_sched_nb.store import records
@@ -50,11 +51,15 @@ class Owner:
 
 def reconcile(store: SqliteStore, now_us: int) -> list[str]:
     """Mark what owners that are gone left live as interrupted; return the execution ids."""
-    gone = [id_ for (id_,) in store.rows("SELECT id FROM owners WHERE ended_at IS NULL") if not alive(store, id_)]
-    if not gone:
-        return []
     with store.transaction() as db:
-        return [execution for id_ in gone for execution in records.interrupt(db, id_, now_us)]
+        return reconcile_in(db, store, now_us)
+
+
+def reconcile_in(db: apsw.Connection, store: SqliteStore, now_us: int) -> list[str]:
+    """Do the same inside a transaction that is under way."""
+    open_ended = db.execute("SELECT id FROM owners WHERE ended_at IS NULL").fetchall()
+    gone = [str(id_) for (id_,) in open_ended if not alive(store, str(id_))]
+    return [execution for id_ in gone for execution in records.interrupt(db, id_, now_us)]
 
 
 def alive(store: SqliteStore, owner: str) -> bool:

@@ -136,6 +136,13 @@ def executions(store: SqliteStore, where: str = "", *bindings: Any, newest: int 
     return [_execution(row) for row in reversed(found)]
 
 
+def attempts(store: SqliteStore, occurrence: str) -> list[Execution]:
+    """Return the attempts at an occurrence, oldest first; by their ids, so that a long history is not scanned."""
+    # Ids are the occurrence's and `#n` behind it; `$` is the character after `#`.
+    where = "(e.execution_id = ? OR (e.execution_id > ? AND e.execution_id < ?)) AND e.attempt > 0"
+    return executions(store, where, occurrence, f"{occurrence}#", f"{occurrence}$")
+
+
 def last_executions(store: SqliteStore, namespace: str) -> dict[str, Execution]:
     """Return the newest execution of each task of a namespace, by task id."""
     newest = """e.seq IN (SELECT (SELECT max(x.seq) FROM executions x WHERE x.task_id = n.id AND x.status NOT IN

@@ -36,6 +36,7 @@ class Writer:
         self._held: list[tuple[Op, _Answer]] = []
         self._answers: deque[tuple[_Answer, Any]] = deque()
         self._arrived = anyio.Event()
+        self._delivery = anyio.CancelScope(shield=True)
         self._closed = False
         self._thread = threading.Thread(target=self._work, name="car-writer", daemon=True)
         self._thread.start()
@@ -88,13 +89,21 @@ class Writer:
         self._arrived.set()
 
     async def deliver(self) -> None:
-        """Answer what was written, for ever; its task is where every answer is called."""
-        while True:
-            self._arrived = anyio.Event()
-            while self._answers:
-                answer, result = self._answers.popleft()
-                answer(result)
-            await self._arrived.wait()
+        """Answer what was written until `stop`; its task is where every answer is called.
+
+        A cancellation from outside does not end it: whoever ends needs the answer about its own end.
+        """
+        with self._delivery:
+            while True:
+                self._arrived = anyio.Event()
+                while self._answers:
+                    answer, result = self._answers.popleft()
+                    answer(result)
+                await self._arrived.wait()
+
+    def stop(self) -> None:
+        """End `deliver`."""
+        self._delivery.cancel()
 
     def _collect(self) -> list[tuple[Op, _Answer]] | None:
         """Wait for one operation and take all that are there, at most one `Settle` of each task."""

@@ -94,7 +94,7 @@ class _Feed:
         self.view = View(scheduler)
         self._loop = asyncio.get_running_loop()
         self._jobs: set[asyncio.Task[None]] = set()
-        self._due = False
+        self._due: asyncio.TimerHandle | None = None
         self._asked_us: int | None = None
         self._blocked_us: int | None = None
         self._stop_listening = scheduler.listen(self._hear)
@@ -125,12 +125,13 @@ class _Feed:
 
     def _hear(self, event: Event) -> None:
         self.view.hear(event)
-        if not self._due:
-            self._due = True
-            self._loop.call_later(_PERIOD_S, self._flush)
+        if self._due is None:
+            self._due = self._loop.call_later(_PERIOD_S, self._flush)
 
     def _flush(self) -> None:
-        self._due = False
+        if self._due is not None:
+            self._due.cancel()  # the beat flushes too: a timer left over would start a second series
+            self._due = None
         rows, gone = self.view.take()
         self._send("update", {"rows": rows, "gone": gone})
 
@@ -144,7 +145,7 @@ class _Feed:
         if blocked is None:
             self._asked_us = time.time_ns() // 1000
             self._session.ask_kernel(lambda: self._loop.call_soon_threadsafe(self._answered))
-        if blocked != self._blocked_us or self._scheduler.engine.runs:
+        if blocked != self._blocked_us or self._scheduler.running.runs:
             self._blocked_us = blocked
             self.view.touch_running()
             self._flush()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from car_sched_nb.model import Execution, Status, Task, to_us
@@ -66,7 +67,7 @@ class View:
 
     def touch_running(self) -> None:
         """Have the rows of what runs sent again: their progress is not told by events."""
-        self._changed.update(task_id for task_id in self._scheduler.engine.runs if task_id in self._tasks)
+        self._changed.update(task_id for task_id in self._scheduler.running.runs if task_id in self._tasks)
 
     def everything(self) -> list[Row]:
         """Return all rows."""
@@ -92,7 +93,7 @@ class View:
         return {
             "store": _from_home(store),
             "namespace": self._scheduler.namespace,
-            "running": sum(len(runs) for runs in engine.runs.values()),
+            "running": sum(len(runs) for runs in self._scheduler.running.runs.values()),
             "scheduled": sum(1 for armed in engine.armed.values() if armed.entry or armed.task.watch_path),
             "failed_24h": self._failed_24h,
             "blocked_since_us": blocked_since_us,
@@ -103,7 +104,7 @@ class View:
         armed = self._scheduler.engine.armed.get(task.id)
         task = armed.task if armed else task
         fire = armed.next_fire if armed else None
-        runs = self._scheduler.engine.runs.get(task.id)
+        runs = self._scheduler.running.runs.get(task.id)
         last = self._last.get(task.id)
         return {
             "id": task.id,
@@ -124,7 +125,7 @@ class View:
 
 
 def _from_home(path: str) -> str:
-    home = os.path.expanduser("~")
+    home = str(Path.home())
     return "~" + path.removeprefix(home) if path.startswith(home + os.sep) else path
 
 

@@ -73,7 +73,9 @@ def executions(kernel: Kernel, name: str) -> list[Execution]:
         store.close()
 
 
-def wait_for_executions(kernel: Kernel, name: str, status: str, count: int = 1, timeout_s: float = 15) -> list[Execution]:
+def wait_for_executions(
+    kernel: Kernel, name: str, status: str, count: int = 1, timeout_s: float = 15
+) -> list[Execution]:
     """Wait until a task has so many executions of a status; return those."""
     found: list[Execution] = []
 

@@ -171,6 +171,14 @@ def test_a_body_that_exits_or_is_interrupted_ends_as_a_row_and_the_kernel_lives(
     assert ok(kernel, "1 + 1") == "2"
 
 
+def test_a_body_that_asks_for_input_fails_and_holds_nothing_up(kernel: Kernel):
+    for name, prefix in (("asks", ""), ("asks_loop", "await asyncio.sleep(0)\n")):
+        ok(kernel, f"%%car_task {name}\n{prefix}input('who? ')")
+        wait_ended(kernel, name)
+        [execution] = executions(kernel, name)
+        assert (execution.error_type, "--param NAME=VALUE" in (execution.error or "")) == ("EOFError", True)
+
+
 def test_a_body_that_takes_too_long_is_stopped(kernel: Kernel):
     bodies = {"slow_thread": "time.sleep(60)", "slow_loop": "await asyncio.sleep(60)"}
     for name, body in bodies.items():

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from datetime import timedelta
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -82,7 +83,7 @@ def test_a_kernel_killed_in_the_middle_leaves_interrupted_rows_and_no_slot_is_se
     ok(kernel, "%%car_task long --runner shell --every 1h\necho $$ > long.pid; sleep 300")
     for life in range(3):
         started = len(served(kernel)) if life else 0
-        kernel.wait_until(lambda seen=started: _lines(kernel.workdir / "tick.log") > seen, 20)
+        kernel.wait_until(partial(_longer_than, kernel.workdir / "tick.log", started), 20)
         kernel.kill9()  # just after a body noted its slot: it sleeps
         kernel.restart()
         told = ok(kernel, LOAD)
@@ -99,8 +100,8 @@ def test_a_kernel_killed_in_the_middle_leaves_interrupted_rows_and_no_slot_is_se
     assert slots_without_a_row(kernel, "tick") == set()
 
 
-def _lines(file: Path) -> int:
-    return len(file.read_text().splitlines()) if file.exists() else 0
+def _longer_than(file: Path, lines: int) -> bool:
+    return file.exists() and len(file.read_text().splitlines()) > lines
 
 
 def test_a_task_waits_for_the_names_it_needs_and_runs_after_the_cell_that_defines_them(start_kernel: StartKernel):

@@ -17,7 +17,7 @@ from car_sched_nb.model import Execution, Task, Trigger, to_us
 from car_sched_nb.runners.base import AgentOutput, AgentSpec, Mailbox, Occurrence, Runtime
 from car_sched_nb.store.sqlite import SqliteStore
 
-HANG_S = 20
+HANG_S = 15
 """Seconds after which a test gives up; nothing passes or fails by being quicker."""
 
 MONDAY = datetime(2026, 11, 23, 9, tzinfo=UTC)
@@ -143,6 +143,7 @@ async def leap(scheduler: Scheduler, clock: VirtualClock, by: timedelta) -> None
 async def _next_us(scheduler: Scheduler, clock: VirtualClock) -> int | None:
     """Return the next instant that the engine waits for, when nothing is due any more."""
     heap = scheduler.engine._heap
+    await anyio.lowlevel.checkpoint()
     await scheduler.wait()
     while heap and heap[0][0] <= clock.now_us():
         await anyio.lowlevel.checkpoint()
