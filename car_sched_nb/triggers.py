@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 import msgspec
 
 from car_sched_nb.cron import Cron
-from car_sched_nb.durations import duration_words, parse_duration
+from car_sched_nb.durations import duration_words, format_duration, parse_duration
 from car_sched_nb.errors import InvalidInput
 from car_sched_nb.model import Task, Trigger, to_us
 from car_sched_nb.when import format_instant, parse_future
@@ -184,8 +184,10 @@ def check_trigger(task: Task) -> Task:
         When the trigger and its schedule do not fit; it says what to type.
     """
     if task.trigger is Trigger.INTERVAL:
-        if parse_duration(task.schedule) < SHORTEST_INTERVAL_US:
+        interval_us = parse_duration(task.schedule)
+        if interval_us < SHORTEST_INTERVAL_US:
             raise InvalidInput(f"--every {task.schedule} is too often: the shortest interval is 10ms")
+        task = msgspec.structs.replace(task, schedule=format_duration(interval_us))
     elif task.trigger is Trigger.CRON:
         cron = _cron(task.schedule, task.tz)
         # The zone is part of the definition: a laptop that travels must not move the slots.

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import PurePath
 
 import msgspec
 
 from car_sched_nb import files
-from car_sched_nb.durations import parse_duration
+from car_sched_nb.durations import format_duration, parse_duration
 from car_sched_nb.errors import InvalidInput, UnknownRunner
 from car_sched_nb.model import Task, Trigger, check_name
 from car_sched_nb.runners.base import Runner
 from car_sched_nb.triggers import check_trigger
 
+_TEXTS = ("schedule", "timeout", "grace", "watch_path")
 _CHOICES = {"catchup": ("latest", "none", "all"), "overlap": ("skip", "allow")}
 
 
@@ -24,8 +27,8 @@ def checked(task: Task, runners: Mapping[str, Runner]) -> Task:
     InvalidInput, UnknownRunner
         Each says what to type instead.
     """
+    task = _well_typed(msgspec.structs.replace(task, trigger=_trigger(task)))
     check_name(task.name)
-    task = msgspec.structs.replace(task, trigger=_trigger(task))
     if task.runner not in runners:
         raise UnknownRunner(task.runner, runners)
     for name, choices in _CHOICES.items():
@@ -38,9 +41,25 @@ def checked(task: Task, runners: Mapping[str, Runner]) -> Task:
     task = check_trigger(task)
     if task.trigger is Trigger.FILE_WATCH:
         task = msgspec.structs.replace(task, watch_path=files.resolve(task.watch_path))
-    _check_params(task)
     runners[task.runner].check(task)
     return task
+
+
+def _well_typed(task: Task) -> Task:
+    """Return the task as it will be read from the store: what cannot be kept is refused before it is."""
+    _check_params(task)
+    given = msgspec.structs.replace(task, **{name: _as_text(getattr(task, name)) for name in _TEXTS})
+    try:
+        return msgspec.convert(msgspec.to_builtins(given), Task)
+    except (msgspec.ValidationError, TypeError) as error:
+        raise InvalidInput(f"car.Task: {error}") from None
+
+
+def _as_text(value: object) -> object:
+    """Return a number or a timedelta as the text that would be typed; a bare number is seconds."""
+    if isinstance(value, int | float | timedelta) and not isinstance(value, bool):
+        return format_duration(parse_duration(value, allow_zero=True))
+    return str(value) if isinstance(value, PurePath) else value
 
 
 def _trigger(task: Task) -> Trigger:

@@ -161,7 +161,12 @@ def _name_and_params(words: list[str]) -> tuple[str, dict[str, str]]:
 
 def _cancel(magics: CarMagics, words: list[str]) -> None:
     count = verbs.cancel(**_name_or_all("cancel", words))
-    print(f"cancelled {count} running" if count else "nothing was running")
+    still = magics.session.call_plain(lambda s: [run for run in s.live() if run.state == "cancelling"])
+    if count > len(still) or not count:
+        print(f"cancelled {count - len(still)} running" if count else "nothing was running")
+    for run in still:
+        when = "stops once this cell has ended" if run.row.executor == "loop" else "has not stopped yet"
+        print(f"{run.task.name} was told to stop; it {when}")
 
 
 def _pause(magics: CarMagics, words: list[str]) -> None:

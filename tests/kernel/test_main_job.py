@@ -78,7 +78,7 @@ def test_history_is_a_dataframe_to_group_and_describe(kernel: Kernel):
     ok(kernel, "car.run('grouped', params={'by': 0})")
     wait_ended(kernel, "grouped")
     ok(kernel, "described = car.history('grouped').groupby('status').duration.describe()")
-    assert ok(kernel, "list(described.index), described['count'].tolist()") == "(['completed', 'failed'], [1, 1])"
+    assert ok(kernel, "list(described.index), [int(n) for n in described['count']]") == "(['completed', 'failed'], [1, 1])"
 
 
 def test_waiting_for_a_task_that_nobody_defined_is_an_error_and_no_success(kernel: Kernel):

@@ -272,17 +272,18 @@ async def test_an_id_cannot_leave_the_store(path: Path):
 
 
 # 14
-async def test_admission_never_scans_the_history(store: SqliteStore):
+async def test_admission_never_scans_the_history(store: SqliteStore, monkeypatch: pytest.MonkeyPatch):
     asked: list[str] = []
-    store._write.exec_trace = lambda cursor, sql, bindings: asked.append(sql) or True
-    store._read.exec_trace = store._write.exec_trace
+    rows = store.rows
+    store._write.exec_trace = lambda cursor, sql, bindings: not asked.append(sql)
+    monkeypatch.setattr(store, "rows", lambda sql, *bound: asked.append(sql) or rows(sql, *bound))
     async with running(store) as s:
         await s.run_once(every("1h"))
         await s.run_once("task")
         await s.add(every("1h"))
         await s.run_now("task")
         await s.wait()
-    store._write.exec_trace = store._read.exec_trace = None
+    store._write.exec_trace = None
     statements = {sql for sql in asked if sql.lstrip().startswith(("SELECT", "UPDATE", "INSERT"))}
     assert any("json_each" in sql for sql in statements)
     with store.transaction() as db:
