@@ -48,11 +48,14 @@ class Armed:
         self.settling = False
         self.waits: str | None = None
         self.remaining = remaining
+        self.cursor = task.cursor
         self.take(task)
 
     def take(self, task: Task) -> None:
         """Follow a definition that was read again."""
         self.task = task
+        if self.cursor != task.cursor:
+            self.gap = None  # slots were settled some other way: the series is broken
         self.cursor = task.cursor
         self.schedule: Schedule | None = schedule_of(task)
 

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from car_sched_nb.engine.events import Event
+from car_sched_nb.engine.events import MOST, Event
 from car_sched_nb.engine.handle import TaskHandle
 from car_sched_nb.engine.scheduler import Scheduler
 from car_sched_nb.errors import CarError, SchedulerClosed, WouldBlock
@@ -146,7 +146,12 @@ class Session:
             raise CarError("this would wait for itself; call it from the notebook or from a body in a thread")
         if not self._thread.is_alive():
             raise CarError(f"the engine has stopped ({self._failure}); %reload_ext car_sched_nb starts it anew")
-        return asyncio.run_coroutine_threadsafe(make(scheduler), self._loop).result()
+        future = asyncio.run_coroutine_threadsafe(make(scheduler), self._loop)
+        try:
+            return future.result()
+        except KeyboardInterrupt:
+            future.cancel()  # Stop ends what the cell waits for, a loop with what it runs
+            raise
 
     def call_plain(self, fn: Callable[[Scheduler], T]) -> T:
         """Call a function on the engine's loop and return its result."""
@@ -293,9 +298,15 @@ class KernelScheduler:
 
     async def events(self) -> AsyncIterator[Event]:
         """Yield what happens from now on; on the kernel's loop. A slow reader loses the oldest events."""
-        waiting: asyncio.Queue[Event] = asyncio.Queue()
+        waiting: asyncio.Queue[Event] = asyncio.Queue(MOST)
         loop = asyncio.get_running_loop()
-        stop = self.listen(lambda event: loop.call_soon_threadsafe(waiting.put_nowait, event))
+
+        def put(event: Event) -> None:
+            if waiting.full():
+                waiting.get_nowait()
+            waiting.put_nowait(event)
+
+        stop = self.listen(lambda event: loop.call_soon_threadsafe(put, event))
         try:
             while True:
                 yield await waiting.get()

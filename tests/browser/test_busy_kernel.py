@@ -63,7 +63,6 @@ def test_the_buttons_work_while_a_cell_blocks_the_kernel(open_notebook: OpenNote
     board.wait_for("listen", status="cancelling")
     board.press("later", "run")
     expect(board.row("later").locator(".car-waits")).to_contain_text("kernel busy")
-    notebook.screenshot(Path("/tmp/shots/busy.png"), DASHBOARD)
     assert is_blocked(notebook), "the cell ended before all was clicked"
 
     notebook.wait_for_cell(BLOCKING)
@@ -71,7 +70,9 @@ def test_the_buttons_work_while_a_cell_blocks_the_kernel(open_notebook: OpenNote
     board.wait_for("listen", last="cancelled")
     board.wait_for("later", last="completed")
     notebook.run(HISTORY)
-    ended = {task: (status, float(at)) for task, status, at in map(str.split, notebook.outputs(HISTORY)[0].splitlines())}
+    ended = {
+        task: (status, float(at)) for task, status, at in map(str.split, notebook.outputs(HISTORY)[0].splitlines())
+    }
     assert {task: status for task, (status, _) in ended.items()} == {
         "copy": "cancelled",
         "count": "cancelled",

@@ -1,16 +1,14 @@
 """The card under a cell, what a saved notebook keeps of it, and text that would like to be more than text."""
 
 import re
-from pathlib import Path
 from typing import Any
 
-import pytest
 from nbformat import NotebookNode
 from playwright.sync_api import Locator, expect
 
 from tests.browser.board import Board
 from tests.browser.conftest import OpenNotebook
-from tests.browser.lab import Notebook, Theme
+from tests.browser.lab import Notebook
 
 CARDS = [
     "%load_ext car_sched_nb\n%car namespace markets",
@@ -46,17 +44,12 @@ def kept(notebook: Notebook) -> list[Any]:
     return [[dict(output, execution_count=None) for output in cell.outputs] for cell in saved.cells[1:]]
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_a_card_tells_the_next_fires_and_a_saved_one_no_clock_time(
-    open_notebook: OpenNotebook, tmp_path: Path, theme: Theme
-):
-    notebook = open_notebook(CARDS, theme=theme)
+def test_a_card_tells_the_next_fires_and_a_saved_one_no_clock_time(open_notebook: OpenNotebook):
+    notebook = open_notebook(CARDS)
     run_all(notebook)
     fires = card(notebook, 2)
     expect(fires).to_contain_text(re.compile(r"next \w+ \d{4}-\d\d-\d\d 09:00:00 (GMT|BST)"))
-    notebook.screenshot(Path(f"/tmp/shots/cards-{theme}.png"))
     wait_until_quiet(notebook)
-    notebook.screenshot(Path(f"/tmp/shots/cards-{theme}-quiet.png"))
     first = kept(notebook)
     assert len(first) == len(CARDS) - 1
     assert not CLOCK_TIME.search(str(first))
@@ -96,8 +89,6 @@ def test_hostile_text_is_shown_and_never_carried_out(open_notebook: OpenNotebook
     expect(board.row("notes").locator(".car-done")).to_contain_text(SEEN)
     for index in range(len(ATTACKS) - 3, len(ATTACKS)):
         notebook.run(index)
-    notebook.screenshot(Path("/tmp/shots/hostile.png"))
-    notebook.screenshot(Path("/tmp/shots/hostile-board.png"), len(ATTACKS) - 4)
     expect(card(notebook, 1)).to_contain_text(MARKUP)
     expect(notebook.output(len(ATTACKS) - 3)).to_contain_text(IMAGE)  # pandas cuts the rest off
     assert notebook.page.evaluate("window.hacked") is None

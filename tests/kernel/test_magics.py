@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from car_sched_nb.store import schema
+from tests.isolation import isolated_environment
 from tests.kernel.conftest import StartKernel
 from tests.kernel.kernel import Kernel
 from tests.kernel.notebook import (
@@ -17,9 +18,7 @@ from tests.kernel.notebook import (
     loaded_kernel,
     ok,
     refused,
-    text_of,
     wait_ended,
-    wait_for_executions,
 )
 
 SLEEPER = "time.sleep(300)"
@@ -353,48 +352,64 @@ def test_a_refused_change_leaves_the_task_as_it_was(kernel: Kernel):
 # The store
 
 
-def _load_refused(kernel: Kernel) -> str:
-    return refused(kernel, "%load_ext car_sched_nb")
+@pytest.fixture(scope="module")
+def unloaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernel]:
+    """Yield a kernel that has no session yet, and after a refused load has none still."""
+    folder = tmp_path_factory.mktemp("stores")
+    (folder / "work").mkdir()
+    kernel = Kernel(folder / "work", isolated_environment(folder) | ENV)
+    yield kernel
+    kernel.stop()
 
 
-def test_a_store_that_is_no_database_is_refused_at_load(start_kernel: StartKernel, tmp_path: Path):
-    (tmp_path / "car.db").write_text("these are notes, not a database, and they stay as they are\n" * 20)
-    said = _load_refused(start_kernel(env=ENV))
+def load_refused(kernel: Kernel, store: Path) -> str:
+    ok(kernel, f"import os\nos.environ['CAR_SCHED_NB_STORE'] = {str(store)!r}")
+    said = refused(kernel, "%load_ext car_sched_nb")
+    assert str(store) in said
+    return said
+
+
+def test_a_store_that_is_no_database_is_refused_at_load_and_left_as_it_is(unloaded: Kernel, tmp_path: Path):
+    notes = "these are notes, not a database, and they stay as they are\n" * 20
+    (tmp_path / "notes.txt").write_text(notes)
+    said = load_refused(unloaded, tmp_path / "notes.txt")
     assert "is not a store of car_sched_nb (not an SQLite file)" in said
-    assert (tmp_path / "car.db").read_text().startswith("these are notes")
+    assert (tmp_path / "notes.txt").read_text() == notes
 
 
-def test_a_store_of_another_program_is_refused_at_load(start_kernel: StartKernel, tmp_path: Path):
-    other = sqlite3.connect(tmp_path / "car.db")
+def test_a_folder_is_refused_as_a_store(unloaded: Kernel, tmp_path: Path):
+    assert "is not a store of car_sched_nb (a folder)" in load_refused(unloaded, tmp_path)
+
+
+def test_a_store_of_another_program_is_refused_at_load(unloaded: Kernel, tmp_path: Path):
+    other = sqlite3.connect(tmp_path / "recipes.db")
     other.execute("CREATE TABLE recipes (name)")
     other.close()
-    assert "a database of another program" in _load_refused(start_kernel(env=ENV))
+    assert "a database of another program" in load_refused(unloaded, tmp_path / "recipes.db")
 
 
-def test_a_store_of_a_newer_version_is_refused_with_both_versions(start_kernel: StartKernel, tmp_path: Path):
-    newer = sqlite3.connect(tmp_path / "car.db")
+def test_a_store_of_a_newer_version_is_refused_with_both_versions(unloaded: Kernel, tmp_path: Path):
+    newer = sqlite3.connect(tmp_path / "newer.db")
     newer.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
     newer.execute(f"PRAGMA user_version = {schema.VERSION + 1}")
     newer.close()
-    said = _load_refused(start_kernel(env=ENV))
+    said = load_refused(unloaded, tmp_path / "newer.db")
     assert f"has schema version {schema.VERSION + 1}, this car_sched_nb knows version {schema.VERSION}" in said
 
 
-def test_a_store_that_cannot_be_written_is_refused_at_load(start_kernel: StartKernel, tmp_path: Path):
-    # Permissions do not hold root back; a kernel file system does, whoever asks.
-    place = "/proc/car.db" if os.geteuid() == 0 else str(tmp_path / "closed" / "car.db")
-    if os.geteuid():
-        (tmp_path / "closed").mkdir(mode=0o500)
-    said = _load_refused(start_kernel(env=ENV | {"CAR_SCHED_NB_STORE": place}))
-    assert f"the store {place} cannot be written" in said
+def test_a_store_that_cannot_be_written_is_refused_at_load(unloaded: Kernel, tmp_path: Path):
+    # Permissions do not hold root back; /proc takes no file from anybody.
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o500)
+    said = load_refused(unloaded, Path("/proc/car.db") if os.geteuid() == 0 else closed / "car.db")
+    assert "cannot be written" in said
     assert "give store=PATH" in said
 
 
-def test_after_a_refused_load_the_next_one_can_succeed(start_kernel: StartKernel, tmp_path: Path):
-    (tmp_path / "car.db").write_text("no database\n" * 100)
-    kernel = start_kernel(env=ENV)
-    _load_refused(kernel)
-    (tmp_path / "car.db").unlink()
-    assert text_of(kernel.run(LOAD)) == "namespace t (pinned)\n"
-    ok(kernel, "%%car_task works\n1")
-    wait_for_executions(kernel, "works", "completed")
+def test_after_a_refused_load_the_next_one_can_succeed(unloaded: Kernel, tmp_path: Path):
+    load_refused(unloaded, tmp_path)
+    ok(unloaded, f"os.environ['CAR_SCHED_NB_STORE'] = {str(tmp_path / 'car.db')!r}")
+    assert ok(unloaded, LOAD) == "namespace t (pinned)\n"
+    ok(unloaded, "%%car_task works\n'works'")
+    wait_ended(unloaded, "works")
+    assert ok(unloaded, "list(car.history('works').answer)") == "['works']"

@@ -78,7 +78,9 @@ def test_history_is_a_dataframe_to_group_and_describe(kernel: Kernel):
     ok(kernel, "car.run('grouped', params={'by': 0})")
     wait_ended(kernel, "grouped")
     ok(kernel, "described = car.history('grouped').groupby('status').duration.describe()")
-    assert ok(kernel, "list(described.index), [int(n) for n in described['count']]") == "(['completed', 'failed'], [1, 1])"
+    assert (
+        ok(kernel, "list(described.index), [int(n) for n in described['count']]") == "(['completed', 'failed'], [1, 1])"
+    )
 
 
 def test_waiting_for_a_task_that_nobody_defined_is_an_error_and_no_success(kernel: Kernel):
@@ -247,6 +249,17 @@ def test_a_changed_schedule_starts_its_slots_afresh(kernel: Kernel):
     assert "changed schedule" in ok(kernel, "%%car_task moved --every 2h\n1")
     wait_ended(kernel, "moved")
     assert [e.slot for e in executions(kernel, "moved")] == ["0", "r1.0"]
+
+
+def test_a_task_deleted_and_defined_again_is_a_new_one_and_its_history_stays(kernel: Kernel):
+    cell = "%%car_task reborn --every 1h\n1"
+    ok(kernel, cell)
+    wait_ended(kernel, "reborn")
+    ok(kernel, "%car delete reborn")
+    assert "  new\n" in ok(kernel, cell)
+    wait_ended(kernel, "reborn")
+    assert [e.slot for e in executions(kernel, "reborn")] == ["0", "0"]
+    assert len({e.task_id for e in executions(kernel, "reborn")}) == 2
 
 
 # Options

@@ -188,14 +188,3 @@ def test_a_file_changed_while_no_kernel_lived_fires_when_its_task_is_armed(start
     ok(kernel, "%car arm watched")
     [execution] = wait_for_executions(kernel, "watched", "completed")
     assert execution.answer == "2"
-
-
-def test_a_task_deleted_and_defined_again_is_a_new_one_and_its_history_stays(start_kernel: StartKernel):
-    kernel = start_kernel(env=ENV)
-    run_all(kernel)
-    wait_ended(kernel, "hourly")
-    ok(kernel, "%car delete hourly")
-    assert "  new\n" in ok(kernel, HOURLY)
-    wait_ended(kernel, "hourly")
-    assert [e.slot for e in executions(kernel, "hourly")] == ["0", "0"]
-    assert len({e.task_id for e in executions(kernel, "hourly")}) == 2

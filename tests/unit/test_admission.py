@@ -14,7 +14,7 @@ from car_sched_nb.occurrence import execution_id, occurrence_id
 from car_sched_nb.store import records, sqlite
 from car_sched_nb.store.ops import Call, Finish, Row, Settle, Settled, Start
 from car_sched_nb.store.sqlite import SqliteStore
-from tests.unit.world import HANG_S, MINUTE, Recorder, advance, clock_at, every, running
+from tests.unit.world import HANG_S, Recorder, clock_at, every, running
 
 NOW = 1_800_000_000_000_000
 OWNER = "me"
@@ -264,16 +264,22 @@ def test_two_stores_on_one_file_give_a_slot_to_one(path: Path):
 
 async def two_schedulers_on(path: Path, slots: int) -> tuple[Counter[str], Counter[str]]:
     """Return how often each slot began, as the bodies saw it, and how many rows it has."""
-    clock, recorder = clock_at(), Recorder()
-    async with running(str(path), recorder, clock=clock) as one, running(str(path), recorder, clock=clock) as two:
+    clocks, recorder = (clock_at(), clock_at()), Recorder()
+    async with (
+        running(str(path), recorder, clock=clocks[0]) as one,
+        running(str(path), recorder, clock=clocks[1]) as two,
+    ):
         for k in range(4):
             await one.define(every("1m", name=f"t{k}", overlap="allow"))
             for scheduler in (one, two):
                 await scheduler.arm(f"t{k}")
         for _ in range(slots):
-            await advance(one, clock, MINUTE)
-            await two.wait()
             await one.wait()
+            await two.wait()
+            for clock in clocks:
+                clock.set(clock.now_us() + 60_000_000)
+        await one.wait()
+        await two.wait()
         rows = Counter(f"{e.task} {e.slot}" for e in one.executions() if e.status == Status.COMPLETED)
     return Counter(f"{o.task} {o.slot}" for o in recorder.seen), rows
 

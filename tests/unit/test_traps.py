@@ -288,8 +288,12 @@ async def test_admission_never_scans_the_history(store: SqliteStore, monkeypatch
     assert any("json_each" in sql for sql in statements)
     with store.transaction() as db:
         plans = {sql: [r[3] for r in db.execute(f"EXPLAIN QUERY PLAN {sql}", _bound(sql))] for sql in statements}
-    scans = {sql: [step for step in plan if step.startswith(("SCAN e", "SCAN x", "SCAN t"))] for sql, plan in plans.items()}
+    scans = {sql: [step for step in plan if _is_scan(step)] for sql, plan in plans.items()}
     assert {sql: found for sql, found in scans.items() if found} == {}
+
+
+def _is_scan(step: str) -> bool:
+    return step.startswith(("SCAN e", "SCAN x", "SCAN t")) and "INDEX live" not in step  # live rows are few
 
 
 def _bound(sql: str) -> tuple[str, ...]:

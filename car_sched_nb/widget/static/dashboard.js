@@ -7,6 +7,7 @@
 
 const SILENCE_MS = 5_000; // a question without an answer is shown as such after this long
 const IDLE_MS = 60_000; // after this long without a word, ask: a kernel that died says nothing
+const BUSY_MS = 3_000; // the same while something runs or is due, of which a kernel that lives tells every second
 const RESORT_MS = 1_000; // changed values move rows at most this often
 const HOLD_MS = 5_000; // and not while the pointer is on its way to a button
 const ANNOUNCE_MS = 10_000; // a screen reader hears of changes at most this often
@@ -292,6 +293,7 @@ class Dashboard {
     this.heardAt = this.tickedAt = performance.now();
     this.helloAt = null; // when the unanswered question was asked
     this.broken = false; // sending itself failed
+    this.silent = false;
     this.rowHeight = 48;
     this.viewHeight = 480;
     this.build(el);
@@ -340,6 +342,9 @@ class Dashboard {
   listen() {
     this.receive = this.receive.bind(this);
     this.model.on("msg:custom", this.receive);
+    // JupyterLab says so when a kernel restarts, and when it is there again: then a question tells what is true.
+    this.reconnect = () => this.hello();
+    this.model.on("comm_live_update", this.reconnect);
     this.timer = setInterval(() => this.tick(), 1000);
     this.observer = new ResizeObserver(() => this.measure());
     this.observer.observe(this.probe);
@@ -362,6 +367,7 @@ class Dashboard {
     cancelAnimationFrame(this.frame);
     this.observer.disconnect();
     this.model.off("msg:custom", this.receive);
+    this.model.off("comm_live_update", this.reconnect);
     this.closed = true;
     this.root.remove();
   }
@@ -497,11 +503,17 @@ class Dashboard {
     const now = performance.now();
     const slept = now - this.tickedAt > 10_000; // asleep or hidden: messages may be lost
     this.tickedAt = now;
-    if (this.helloAt === null && (slept || now - this.heardAt > IDLE_MS)) this.hello();
+    if (this.helloAt === null && (slept || now - this.heardAt > (this.expectsNews() ? BUSY_MS : IDLE_MS))) this.hello();
     for (const entry of this.sent.values())
       if (entry.pending.acked && now - entry.pending.sentAt > 2000) this.release(entry); // nothing changed: nothing to wait for
     if (this.changes.size && now - this.announcedAt > ANNOUNCE_MS) this.announceChanges();
     this.schedule();
+  }
+
+  expectsNews() {
+    const dueUs = (Date.now() + this.offsetMs - BUSY_MS) * 1000;
+    const isDue = ({ row }) => row.enabled && row.armed && !row.waits && row.next_at_us != null && row.next_at_us < dueUs;
+    return this.head?.running > 0 || [...this.entries.values()].some(isDue);
   }
 
   announceChanges() {
@@ -617,13 +629,14 @@ class Dashboard {
   drawHead(now) {
     const { head } = this;
     const since = this.silentSince();
-    const silent = this.broken || (since !== null && now - since > SILENCE_MS);
+    const silent = (this.silent = this.broken || (since !== null && now - since > SILENCE_MS));
     const loading = this.seq === null;
     const blank = !loading && !this.entries.size;
     setAttribute(this.root, "data-state", silent ? "silent" : loading ? "loading" : blank ? "empty" : "live");
     setHidden(this.banner, !silent);
-    if (silent) setText(this.bannerText, this.broken ? "No answer from the kernel: the message could not be sent."
-      : `No answer from the kernel for ${span(now - since, true)}: it is busy or gone.` + (loading ? "" : " What is shown may be out of date."));
+    if (silent) setText(this.bannerText, (this.broken ? "No answer from the kernel: the message could not be sent."
+      : `No answer from the kernel for ${span(now - since, true)}: it is busy or gone.`)
+      + " After a restart run this cell again." + (loading ? "" : " What is shown may be out of date."));
     setHidden(this.empty, !blank);
     setHidden(this.tools, loading || blank);
     setHidden(this.table, loading || blank || !this.order.length);
@@ -662,7 +675,8 @@ class Dashboard {
     });
     for (const view of spare) view.el.remove();
     this.arrange(focused);
-    const nowMs = Date.now() + this.offsetMs;
+    // Without an answer time stands still: a run that went on counting would pretend to be alive.
+    const nowMs = Date.now() + this.offsetMs - (this.silent ? performance.now() - this.heardAt : 0);
     for (const view of this.views) {
       view.el.style.transform = `translateY(${view.entry.index * rowHeight}px)`;
       setAttribute(view.el, "aria-rowindex", String(view.entry.index + 2));
