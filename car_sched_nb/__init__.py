@@ -59,7 +59,8 @@ _HOMES = {
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
 
-__all__ = sorted([*_HOME, "__version__", "load_ipython_extension", "unload_ipython_extension"])  # noqa: PLE0605
+# `car.list` and `car.help` are meant; `from car_sched_nb import *` must not replace the builtins of these names.
+__all__ = sorted({*_HOME, "__version__", "load_ipython_extension", "unload_ipython_extension"} - {"help", "list"})  # noqa: PLE0605
 
 
 def __getattr__(name: str) -> Any:

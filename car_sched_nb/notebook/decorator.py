@@ -83,7 +83,9 @@ def source_of(function: Callable[..., Any]) -> str:
     parsed = ast.parse(text).body[0]
     if not isinstance(parsed, ast.FunctionDef | ast.AsyncFunctionDef):
         raise InvalidInput("@car.task goes on a function: def refresh(): ...")
-    required = [a.arg for a in parsed.args.args[: len(parsed.args.args) - len(parsed.args.defaults)]]
+    given = parsed.args
+    required = [one.arg for one in given.args[: len(given.args) - len(given.defaults)]]
+    required += [one.arg for one, default in zip(given.kwonlyargs, given.kw_defaults, strict=True) if default is None]
     lines = text.splitlines()[parsed.lineno - 1 :]
     call = f"{parsed.name}({', '.join(f'{name}=car.current().params[{name!r}]' for name in required)})"
     wait = "await " if isinstance(parsed, ast.AsyncFunctionDef) else ""

@@ -63,7 +63,7 @@ def test_a_card_tells_the_next_fires_and_a_saved_one_no_clock_time(open_notebook
 IMAGE = "<img src=x onerror=window.hacked=1>"
 MARKUP = IMAGE + "<script>window.hacked=2</script>"
 HOSTILE = MARKUP + r" \x1b[31mred\x1b[0m \u202efdp.exe\u2066 \x07"
-SEEN = MARKUP + " ^[[31mred^[[0m ‹U+202E›fdp.exe‹U+2066› ^G"  # each character that would do something is named
+SEEN = MARKUP + " ^[[31mred^[[0m ‹U+202E›fdp.exe‹U+2066› ^G"  # noqa: RUF001 - what does something is named
 ATTACKS = [
     f'%load_ext car_sched_nb\n%car namespace "{MARKUP}"\nimport asyncio\nimport car_sched_nb as car',
     f"%%car_task answers --watch '{IMAGE}'\nprint('{HOSTILE}')\n'{HOSTILE}'",

@@ -60,13 +60,17 @@ def test_the_quickstart_can_be_watched_and_used_from_its_dashboard(open_notebook
     assert (notebook.refused, notebook.errors) == ([], [])
 
 
-# Believable work in different states.
+TRAIN = """%%car_task train
+for epoch in range(32):
+    car.current().progress(epoch + 1, 50, f"epoch {epoch + 1} of 50")
+    await asyncio.sleep(0.005)
+await asyncio.Event().wait()
+"""
 SHOWN = [
     "%load_ext car_sched_nb\n%car namespace markets\nimport asyncio, time\nimport car_sched_nb as car",
     '%%car_task prices --every 5m\n"12 markets, dearest wheat 571.25"',
     '%%car_task orders --every 1h\nawait asyncio.sleep(0.3)\nraise ConnectionError("orders.example.org refused it")',
-    "%%car_task train\nfor epoch in range(32):\n    car.current().progress(epoch + 1, 50, f'epoch {epoch + 1} of 50')\n"
-    "    await asyncio.sleep(0.005)\nawait asyncio.Event().wait()",
+    TRAIN,
     "%%car_task backup --runner shell --cron '30 18 * * *' --tz Europe/London\nsleep 600",
     "%car run backup",
     '%%car_task report --every "weekday at 09:00" --tz Europe/London\n"mailed"',
