@@ -13,35 +13,48 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
-    from car_sched_nb.engine.events import Event
-    from car_sched_nb.engine.handle import TaskHandle
-    from car_sched_nb.engine.scheduler import Scheduler
-    from car_sched_nb.errors import CarError, InvalidInput, StoreError, UnknownTask
-    from car_sched_nb.model import Cause, Execution, Status, Task, TaskStatus, Trigger
-    from car_sched_nb.notebook.decorator import runner, task
-    from car_sched_nb.notebook.verbs import (
-        adopt,
-        arm,
-        cancel,
-        dashboard,
-        delete,
-        edit,
-        help,
-        history,
-        list,
-        logs,
-        namespace,
-        pause,
-        preview,
-        resume,
-        run,
-        run_now,
-        scheduler,
-        show,
-        tasks,
-        wait,
-    )
-    from car_sched_nb.runners.base import AgentOutput, AgentRunner, AgentSpec, Mailbox, Runtime, SharedInfra, current
+    from car_sched_nb.engine.events import Event as Event
+    from car_sched_nb.engine.handle import TaskHandle as TaskHandle
+    from car_sched_nb.engine.scheduler import Scheduler as Scheduler
+    from car_sched_nb.errors import CarError as CarError
+    from car_sched_nb.errors import InvalidInput as InvalidInput
+    from car_sched_nb.errors import StoreError as StoreError
+    from car_sched_nb.errors import UnknownTask as UnknownTask
+    from car_sched_nb.model import Cause as Cause
+    from car_sched_nb.model import Execution as Execution
+    from car_sched_nb.model import Status as Status
+    from car_sched_nb.model import Task as Task
+    from car_sched_nb.model import TaskStatus as TaskStatus
+    from car_sched_nb.model import Trigger as Trigger
+    from car_sched_nb.notebook.decorator import runner as runner
+    from car_sched_nb.notebook.decorator import task as task
+    from car_sched_nb.notebook.verbs import adopt as adopt
+    from car_sched_nb.notebook.verbs import arm as arm
+    from car_sched_nb.notebook.verbs import cancel as cancel
+    from car_sched_nb.notebook.verbs import dashboard as dashboard
+    from car_sched_nb.notebook.verbs import delete as delete
+    from car_sched_nb.notebook.verbs import edit as edit
+    from car_sched_nb.notebook.verbs import help as help
+    from car_sched_nb.notebook.verbs import history as history
+    from car_sched_nb.notebook.verbs import list as list
+    from car_sched_nb.notebook.verbs import logs as logs
+    from car_sched_nb.notebook.verbs import namespace as namespace
+    from car_sched_nb.notebook.verbs import pause as pause
+    from car_sched_nb.notebook.verbs import preview as preview
+    from car_sched_nb.notebook.verbs import resume as resume
+    from car_sched_nb.notebook.verbs import run as run
+    from car_sched_nb.notebook.verbs import run_now as run_now
+    from car_sched_nb.notebook.verbs import scheduler as scheduler
+    from car_sched_nb.notebook.verbs import show as show
+    from car_sched_nb.notebook.verbs import tasks as tasks
+    from car_sched_nb.notebook.verbs import wait as wait
+    from car_sched_nb.runners.base import AgentOutput as AgentOutput
+    from car_sched_nb.runners.base import AgentRunner as AgentRunner
+    from car_sched_nb.runners.base import AgentSpec as AgentSpec
+    from car_sched_nb.runners.base import Mailbox as Mailbox
+    from car_sched_nb.runners.base import Runtime as Runtime
+    from car_sched_nb.runners.base import SharedInfra as SharedInfra
+    from car_sched_nb.runners.base import current as current
 
 __version__ = "0.1.0"
 

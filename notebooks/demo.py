@@ -89,10 +89,9 @@ def run(notebook: NotebookNode, path: Path, store: Path) -> str:
 def history_table(store: Path) -> str:
     """Return what ran, a line each."""
     history = car.history(store=str(store))
-    millisecond = pd.Timedelta(milliseconds=1)
     history["started"] = history["started_at"].dt.strftime("%H:%M:%S")
-    history["late ms"] = (history["lateness"] / millisecond).round(1)
-    history["took ms"] = (history["duration"] / millisecond).round(1)
+    history["late ms"] = (history["lateness"].dt.total_seconds() * 1000).round(1)
+    history["took ms"] = (history["duration"].dt.total_seconds() * 1000).round(1)
     said = history["answer"].fillna(history["error"]).fillna(history["reason"]).fillna("")
     history["answer"] = said.str.strip().str.split("\n").str[-1].str.slice(0, 50)
     history["slot"] = history["slot"].str.slice(0, 16)

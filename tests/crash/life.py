@@ -17,7 +17,7 @@ async def main(store: str, log: str) -> None:
         return "done"
 
     async with car.Scheduler(store, runner=work) as scheduler:
-        await scheduler.add(car.Task("tick", "work", "interval", EVERY, runner="agent"))
+        await scheduler.add(car.Task("tick", "work", car.Trigger.INTERVAL, EVERY, runner="agent"))
         print("UP", flush=True)
         await anyio.sleep_forever()
 
@@ -30,4 +30,4 @@ def note(log: str, slot: str) -> None:
 
 
 if __name__ == "__main__":
-    anyio.run(main, *sys.argv[1:])
+    anyio.run(main, sys.argv[1], sys.argv[2])
