@@ -372,10 +372,17 @@ def typed_line(task: Task) -> str:
             continue
         value = getattr(task, field)
         if value != getattr(plain, field):
-            words += [option.flag] if value is True else [option.flag, str(value)]
+            words += _as_words(option, value)
     for name, value in task.params.items():
         words += ["--param", f"{name}={value}"]
     return " ".join(word if word.startswith("%%") else shlex.quote(word) for word in words)
+
+
+def _as_words(option: Option, value: Any) -> list[str]:
+    if value is True:
+        return [option.flag]
+    # A value that looks like an option would be taken for the next one.
+    return [f"{option.flag}={value}"] if str(value).startswith("--") else [option.flag, str(value)]
 
 
 def help_text() -> str:

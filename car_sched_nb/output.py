@@ -83,8 +83,8 @@ class Output:
 
     def _put(self, *parts: str) -> None:
         assert self._file is not None
-        for part in parts:
-            self._file.write(part)
+        if not self._file.closed:  # what an execution left behind may still print
+            self._file.writelines(parts)
 
     @property
     def path(self) -> Path | None:

@@ -57,6 +57,10 @@ class Schedule(Protocol):
         """Return the newest slot not after `now_us`."""
         ...
 
+    def ahead(self, cursor: str, now_us: int) -> bool:
+        """Tell whether a slot later than `now_us` is settled: the clock was ahead when it was."""
+        ...
+
 
 class Interval(msgspec.Struct, frozen=True):
     """Slot k at `anchor_us + k * interval_us`: no drift, whatever a run takes."""
@@ -80,6 +84,9 @@ class Interval(msgspec.Struct, frozen=True):
 
     def current(self, now_us: int) -> Fire:
         return self.fire(max(self.first, (now_us - self.anchor_us) // self.interval_us))
+
+    def ahead(self, cursor: str, now_us: int) -> bool:
+        return int(cursor) >= self.first and self.fire(int(cursor)).at_us > now_us
 
 
 class CronSchedule(msgspec.Struct, frozen=True):
@@ -111,6 +118,9 @@ class CronSchedule(msgspec.Struct, frozen=True):
     def current(self, now_us: int) -> Fire | None:
         return self._fire(self.cron.latest_at(now_us))
 
+    def ahead(self, cursor: str, now_us: int) -> bool:
+        return cursor > self.cron.slot(now_us)  # of one width, so their order is the instants'
+
 
 class Once(msgspec.Struct, frozen=True):
     """One slot, `0`, at an instant that was resolved when the task was defined."""
@@ -129,6 +139,9 @@ class Once(msgspec.Struct, frozen=True):
 
     def current(self, now_us: int) -> Fire:
         return Fire("0", self.at_us)
+
+    def ahead(self, cursor: str, now_us: int) -> bool:
+        return False
 
 
 def schedule_of(task: Task) -> Schedule | None:

@@ -50,8 +50,10 @@ def _well_typed(task: Task) -> Task:
     _check_params(task)
     given = msgspec.structs.replace(task, **{name: _as_text(getattr(task, name)) for name in _TEXTS})
     try:
-        return msgspec.convert(msgspec.to_builtins(given), Task)
-    except (msgspec.ValidationError, TypeError) as error:
+        checked_task = msgspec.convert(msgspec.to_builtins(given), Task)
+        msgspec.json.encode(checked_task)  # a lone surrogate is no text
+        return checked_task
+    except (msgspec.ValidationError, TypeError, UnicodeEncodeError) as error:
         raise InvalidInput(f"car.Task: {error}") from None
 
 

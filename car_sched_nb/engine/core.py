@@ -24,6 +24,8 @@ from car_sched_nb.store.writer import Writer
 from car_sched_nb.triggers import Fire
 
 _RETRY_US = 1_000_000
+_STEP_US = 1_000_000
+"""A wall clock that went back by more was set, not slewed."""
 
 
 class Engine:
@@ -49,8 +51,13 @@ class Engine:
 
     async def timer(self) -> None:
         """Wake at the next fire, for ever."""
+        before_us = self._clock.now_us()
         while True:
             now_us = self._clock.now_us()
+            if now_us < before_us - _STEP_US:
+                for armed in self.armed.values():
+                    self._fall_back(armed)
+            before_us = now_us
             while self._heap and self._heap[0][0] <= now_us:
                 _, entry, armed = heapq.heappop(self._heap)
                 if armed.entry == entry:
@@ -68,10 +75,42 @@ class Engine:
                 armed.gap, armed.arming = None, False
             armed.take(task)
             armed.remaining = remaining
+        if self._fall_back(armed):
+            return armed
         # The store knows the next fire: ten thousand tasks need no computing at a start.
         if task.enabled and task.next_at is not None and armed.remaining != 0:
             self._push(armed, to_us(task.next_at))
         return armed
+
+    def _fall_back(self, armed: Armed) -> bool:
+        """Take a cursor that is later than now back to the last slot not after now; return whether it was.
+
+        The clock was ahead when it was settled. What started then stays guarded by its occurrence.
+        """
+        schedule, now_us = armed.schedule, self._clock.now_us()
+        if armed.settling or schedule is None or not schedule.ahead(armed.cursor, now_us):
+            return False
+        last = schedule.current(now_us)
+        cursor = last.slot if last and last.at_us <= now_us else schedule.start()
+        following = schedule.next_fire(cursor)
+        task = armed.task
+
+        def won() -> None:
+            armed.cursor, armed.gap = cursor, None
+
+        op = Settle(
+            task_id=task.id,
+            revision=task.revision,
+            version=task.version,
+            now=now_us,
+            expected=armed.cursor,
+            cursor=cursor,
+            next_at=following.at_us if following else None,
+            by_hand=True,
+            free=False,
+        )
+        self._submit(armed, op, None, won)
+        return True
 
     def disarm(self, task_id: str) -> None:
         """Plan a task no more; what runs goes on."""

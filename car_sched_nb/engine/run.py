@@ -92,7 +92,7 @@ class Run:
         text = self.output.text()
         kept = None
         if text or outcome.traceback or self.output.displays:
-            displays = msgspec.json.encode(self.output.displays).decode() if self.output.displays else None
+            displays = _kept_displays(self.output.displays)
             path = str(self.output.path) if self.output.path else None
             kept = ops.Output(self.execution_id, text, outcome.traceback, displays, path)
         output = outcome.output
@@ -111,9 +111,16 @@ class Run:
             tokens_in=output.tokens_in,
             tokens_out=output.tokens_out,
             cost=output.cost,
-            model=output.model,
+            model=clip(output.model) if output.model else None,
             output=kept,
         )
+
+
+def _kept_displays(displays: list[dict[str, Any]]) -> str | None:
+    try:
+        return msgspec.json.encode(displays, enc_hook=repr).decode() if displays else None
+    except (TypeError, ValueError):
+        return None  # a bundle that is no JSON; its text is in the output all the same
 
 
 def row_execution(task: Task, row: Row, finish: ops.Finish | None = None) -> Execution:
@@ -162,6 +169,8 @@ def failure(error: BaseException, task_name: str) -> Outcome:
     kept = output if isinstance(output, AgentOutput) else AgentOutput()
     if isinstance(error, BodyFailed):
         return Outcome(Status.FAILED, kept, error=clip(str(error)), error_type=error.error_type)
+    if isinstance(error, RuntimeError) and isinstance(error.__cause__, StopIteration):
+        error = error.__cause__  # a coroutine on the way turned it (PEP 479); the body raised this one
     try:
         said = str(error)
     except Exception as broken:  # noqa: BLE001 - an exception whose own text fails must not take the engine along

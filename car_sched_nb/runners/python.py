@@ -6,11 +6,13 @@ import ast
 import asyncio
 import builtins
 import inspect
+import io
 import keyword
 import linecache
 import sqlite3
 import sys
 import threading
+import tokenize
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -45,20 +47,41 @@ def _no_input(*_: object) -> str:
     raise EOFError("a task cannot ask for input; give it what it needs with --param NAME=VALUE")
 
 
+class _Builtins(dict[str, Any]):
+    """The builtins of one execution, behind the notebook's names.
+
+    The body of a class asks the dictionary of its globals past `__missing__`, and then these.
+    """
+
+    def __init__(self, outer: Mapping[str, Any]) -> None:
+        super().__init__(vars(builtins))
+        self._outer = outer
+
+    def __getitem__(self, name: str) -> Any:
+        try:
+            return _from_outside(self._outer, name)
+        except KeyError:
+            return super().__getitem__(name)
+
+
 class PrivateNames(dict[str, Any]):
     """The globals of one execution: reads fall through to the notebook, assignments stay here."""
 
     def __init__(self, outer: Mapping[str, Any]) -> None:
-        super().__init__()
+        super().__init__(__builtins__=_Builtins(outer))
         self._outer = outer
 
     def __missing__(self, name: str) -> Any:
-        try:
-            found = self._outer[name]
-        except KeyError:
-            return _always(name)
-        # A notebook's own would end the kernel, and every task with it; in a body they end the body.
-        return sys.exit if name in ("exit", "quit") and callable(found) else found
+        return _from_outside(self._outer, name)
+
+
+def _from_outside(outer: Mapping[str, Any], name: str) -> Any:
+    try:
+        found = outer[name]
+    except KeyError:
+        return _always(name)
+    # A notebook's own would end the kernel, and every task with it; in a body they end the body.
+    return sys.exit if name in ("exit", "quit") and callable(found) else found
 
 
 class Body:
@@ -83,7 +106,7 @@ class Body:
         code = transform(source) if transform else source
         try:
             tree = ast.parse(code, filename)
-            silent = code.rstrip().endswith(";")
+            silent = _ends_with_semicolon(code)
             if tree.body and isinstance(tree.body[-1], ast.Expr) and not silent:
                 last = tree.body[-1]
                 target = ast.copy_location(ast.Name(_ANSWER, ast.Store()), last)
@@ -115,6 +138,12 @@ class Body:
         if inspect.isawaitable(result):
             await result
         return names.get(_ANSWER)
+
+
+def _ends_with_semicolon(code: str) -> bool:
+    beside = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
+    text = [token.string for token in tokenize.generate_tokens(io.StringIO(code).readline) if token.type not in beside]
+    return text[-1:] == [";"]
 
 
 def _globals_at_top(tree: ast.Module) -> list[str]:
@@ -321,6 +350,8 @@ class PythonRunner:
 
 def _explain(error: Exception) -> None:
     """Add the option that avoids an error which the executor, not the body, brought about."""
+    if not isinstance(error, sqlite3.ProgrammingError | RuntimeError):
+        return
     text = str(error)
     if isinstance(error, sqlite3.ProgrammingError) and "same thread" in text:
         error.add_note(

@@ -6,6 +6,8 @@ import inspect
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import msgspec
+
 from car_sched_nb.errors import BodyFailed, InvalidInput
 from car_sched_nb.executors.loop import LoopHost, OwnLoop
 from car_sched_nb.model import Task
@@ -70,10 +72,19 @@ class UserRunner:
         if not isinstance(output, AgentOutput):
             text = "" if output is None else output if isinstance(output, str) else repr(output)
             return AgentOutput(answer=clip(text)), output
+        output = _well_typed(output)
         if output.error is not None:
             # car-scheduler counted such a run as completed; here it is a failed execution, answer kept.
             raise AgentFailed(output)
         return output, output
+
+
+def _well_typed(output: AgentOutput) -> AgentOutput:
+    """Return an output that a row can keep; structs take anything when they are made."""
+    try:
+        return msgspec.convert(msgspec.to_builtins(output), AgentOutput, strict=False)
+    except (msgspec.ValidationError, TypeError) as error:
+        raise BodyFailed(f"the runner gave back an AgentOutput that cannot be kept: {error}", "AgentError") from None
 
 
 class AgentFailed(BodyFailed):

@@ -271,7 +271,8 @@ def refuse_network(folder: Path, mounts: str = "/proc/mounts") -> None:
         lines = Path(mounts).read_text(errors="replace").splitlines()
     except OSError:
         return
-    points = [(point, kind) for _, point, kind, *_ in (line.split(" ") for line in lines)]
+    # Spaces are written as \040; the newest mount of a point is the one that is seen, so it comes first.
+    points = [(point.replace("\\040", " "), kind) for _, point, kind, *_ in (line.split(" ") for line in reversed(lines))]
     real = str(folder.resolve())
     inside = [(p, k) for p, k in points if real == p or real.startswith(p.rstrip("/") + "/")]
     kind = max(inside, key=lambda found: len(found[0]), default=("", ""))[1]

@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 
-import psutil  # type: ignore[import-untyped]  # it ships no types
+import psutil  # it ships no types
 import pytest
 
 from tests.kernel.conftest import StartKernel
