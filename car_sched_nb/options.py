@@ -238,7 +238,7 @@ def split_header(body: str) -> tuple[dict[str, Any], str]:
         if not found[1].strip():
             continue
         key, colon, value = found[1].partition(":")
-        option = find_option(key.strip().removeprefix("--").replace("_", "-"))
+        option = find_option(re.split(r"[\s=]", key.strip())[0].removeprefix("--").replace("_", "-"))
         if not colon:
             raise InvalidInput(f"write '#| {option.name}: value', not {line.strip()!r}")
         _put_header(given, option, value.strip())

@@ -16,7 +16,7 @@ from car_sched_nb.cron import Cron
 from car_sched_nb.durations import duration_words, format_duration, parse_duration
 from car_sched_nb.errors import InvalidInput
 from car_sched_nb.model import Task, Trigger, to_us
-from car_sched_nb.when import format_instant, parse_future
+from car_sched_nb.when import format_instant, parse_future, zone_name
 
 SHORTEST_INTERVAL_US = 10_000
 DAY_US = 86_400_000_000
@@ -207,6 +207,8 @@ def check_trigger(task: Task) -> Task:
         return msgspec.structs.replace(task, schedule=cron.expr, tz=cron.zone)
     elif task.trigger is Trigger.FILE_WATCH and not task.watch_path.strip():
         raise InvalidInput("--watch needs a file, a folder or a glob: --watch data.csv")
+    if task.tz:
+        zone_name(task.tz)
     if task.first not in ("now", "next"):
         raise InvalidInput(f"--first is now or next, not {task.first!r}")
     return task

@@ -31,10 +31,14 @@ _QUIET = "color:var(--jp-ui-font-color2,#6b6b6b)"
 def lines_of(task: Task, namespace: str, *, live: Sequence[str] = ()) -> list[tuple[str, str]]:
     """Return the card as (kind, text): name, what, live ..., life."""
     where = f"{task.runner}" + (f" on the {task.executor}" if task.executor else "")
-    into = f" -> {task.into}" if task.into else ""
+    parts = [where, words(task)]
+    if task.trigger is Trigger.CRON:
+        parts.append(f"cron {task.schedule}")  # a phrase is echoed as what it became
+    if task.into:
+        parts.append(f"into {task.into}")
     return [
         ("name", task.name),
-        ("what", f"{where} · {words(task)}{into}"),
+        ("what", " · ".join(parts)),
         *[("live", text) for text in live],
         ("life", f"{namespace} · {LIFE}"),
     ]
@@ -70,10 +74,18 @@ def fresh_lines(task: Task, change: str, now_us: int, notes: Sequence[str]) -> l
         lines.append(f"paused, and stays so: %car resume {task.name}")
     fires = next_fires(task, now_us)
     if fires:
-        lines.append("next " + ", ".join(fires))
-    elif change == "body" and task.trigger is not Trigger.MANUAL:
+        lines.append("next " + _listed(fires))
+    if change == "body" and task.trigger is not Trigger.MANUAL:
         lines.append(f"run it now: %car run {task.name}")
     return lines
+
+
+def _listed(instants: Sequence[str]) -> str:
+    """List instants; a day and a zone that all share is said once."""
+    days, times, zones = zip(*((t[:14], t[15:23], t[24:]) for t in instants), strict=True)
+    if len(set(days)) == len(set(zones)) == 1:
+        return f"{days[0]} {', '.join(times)} {zones[0]}"
+    return ", ".join(instants)
 
 
 def bundle(lines: Sequence[tuple[str, str]]) -> dict[str, str]:

@@ -17,7 +17,8 @@ from car_sched_nb.triggers import resolve_once, schedule_of
 _TASK = """
     SELECT t.id, t.namespace, t.name, t.definition, t.enabled, t.revision, t.version, t.cursor, t.next_at,
         t.created_at, t.anchored_at, t.fire_at, t.last_run_at, t.run_count,
-        EXISTS (SELECT 1 FROM executions e WHERE e.task_id = t.id AND e.status IN ('waiting', 'running')),
+        EXISTS (SELECT 1 FROM executions e INDEXED BY live WHERE e.task_id = t.id
+            AND e.status IN ('waiting', 'running')),
         (SELECT e.status FROM executions e WHERE e.task_id = t.id AND e.status NOT IN ('missed', 'skipped')
             ORDER BY e.seq DESC LIMIT 1)
     FROM tasks t"""

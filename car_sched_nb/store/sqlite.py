@@ -40,7 +40,7 @@ _SETTLE = """
         value ->> 8 AS runs, value ->> 9 AS at FROM json_each(?)) AS j
     WHERE tasks.id = j.id AND tasks.deleted_at IS NULL AND tasks.revision = j.revision AND tasks.version = j.version
         AND (tasks.enabled OR j.by_hand) AND (j.expected IS NULL OR tasks.cursor = j.expected)
-        AND NOT (j.free AND EXISTS (SELECT 1 FROM executions e
+        AND NOT (j.free AND EXISTS (SELECT 1 FROM executions e INDEXED BY live
             WHERE e.task_id = tasks.id AND e.status IN ('waiting', 'running')))
     RETURNING tasks.id"""
 _INSERT = f"""
@@ -272,7 +272,9 @@ def refuse_network(folder: Path, mounts: str = "/proc/mounts") -> None:
     except OSError:
         return
     # Spaces are written as \040; the newest mount of a point is the one that is seen, so it comes first.
-    points = [(point.replace("\\040", " "), kind) for _, point, kind, *_ in (line.split(" ") for line in reversed(lines))]
+    points = [
+        (point.replace("\\040", " "), kind) for _, point, kind, *_ in (line.split(" ") for line in reversed(lines))
+    ]
     real = str(folder.resolve())
     inside = [(p, k) for p, k in points if real == p or real.startswith(p.rstrip("/") + "/")]
     kind = max(inside, key=lambda found: len(found[0]), default=("", ""))[1]

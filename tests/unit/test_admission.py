@@ -173,7 +173,14 @@ def test_a_gap_that_goes_on_is_one_row(store: SqliteStore, task: Task):
     gap = row(task, 0, 0, status="missed", slots=3, started_at=None, finished_at=NOW, reason="no_owner")
     assert store.apply([settle(task, 0, claim=None, gap=gap, cursor="2")]) == [Settled(won=True, claimed=False)]
     for cursor in (4, 6):
-        more = settle(task, 0, claim=None, expected=str(cursor - 2), cursor=str(cursor), extend=(gap.execution_id, 2, NOW + cursor))
+        more = settle(
+            task,
+            0,
+            claim=None,
+            expected=str(cursor - 2),
+            cursor=str(cursor),
+            extend=(gap.execution_id, 2, NOW + cursor),
+        )
         assert store.apply([more])[0].won
     (missed,) = records.executions(store)
     assert (missed.status, missed.slot, missed.slots, missed.reason) == ("missed", "0", 7, "no_owner")

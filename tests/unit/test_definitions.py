@@ -4,11 +4,27 @@ from pathlib import Path
 
 import pytest
 
-from car_sched_nb.errors import InvalidInput, SchedulerClosed, UnknownTask
 from car_sched_nb.engine.scheduler import Scheduler
+from car_sched_nb.errors import InvalidInput, SchedulerClosed, UnknownTask
 from car_sched_nb.model import Task, Trigger
 from car_sched_nb.store.sqlite import SqliteStore
-from tests.unit.world import DAY, HOUR, MINUTE, Ear, Recorder, advance, agent, clock_at, cron, every, leap, now, once, running, short
+from tests.unit.world import (
+    DAY,
+    HOUR,
+    MINUTE,
+    Ear,
+    Recorder,
+    advance,
+    agent,
+    clock_at,
+    cron,
+    every,
+    leap,
+    now,
+    once,
+    running,
+    short,
+)
 
 pytestmark = pytest.mark.anyio
 

@@ -36,9 +36,14 @@ def replace(path: Path, text: str) -> None:
     other.replace(path)
 
 
+def grow(path: Path) -> None:
+    with path.open("a") as file:
+        file.write("more")
+
+
 CHANGES: dict[str, list[Callable[[Path], object]]] = {
     "a file is written": [lambda p: (p / "data.csv").write_text("new")],
-    "a file grows": [lambda p: (p / "data.csv").open("a").write("more")],
+    "a file grows": [lambda p: grow(p / "data.csv")],
     "another file is renamed over it": [lambda p: replace(p / "data.csv", "new")],
     "it is deleted": [lambda p: (p / "data.csv").unlink()],
     "it is deleted and made again": [lambda p: (p / "data.csv").unlink(), lambda p: (p / "data.csv").write_text("new")],

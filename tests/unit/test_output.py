@@ -5,6 +5,7 @@ import sys
 import threading
 import tracemalloc
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import anyio
@@ -18,52 +19,57 @@ from car_sched_nb.store import records
 from tests.unit.world import HANG_S, running
 
 
-@pytest.fixture
+@contextmanager
 def routed() -> Iterator[None]:
+    """Route the streams; in the test itself, because pytest puts its own over them after the fixtures."""
     restore = route_streams()
-    yield
-    restore()
+    try:
+        yield
+    finally:
+        restore()
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("where", ["thread", "loop"])
-async def test_two_bodies_at_once_keep_their_prints_apart(routed: None, capsys: pytest.CaptureFixture[str], where: str):
+async def test_two_bodies_at_once_keep_their_prints_apart(capsys: pytest.CaptureFixture[str], where: str):
     names = {"turn": threading.Barrier(2), "anyio": anyio}
     body = f"for k in range(20):\n    print('NAME', k)\n    turn.wait({HANG_S})"
     if where == "loop":
         body = "for k in range(20):\n    print('NAME', k)\n    await anyio.lowlevel.checkpoint()"
-    async with running(":memory:", python=PythonRunner(names)) as s:
-        for name in ("a", "b"):
-            await s.define(Task(name, body.replace("NAME", name), executor=where))
-            await s.run_now(name)
-        print("a cell's own")
-        await s.wait()
-        for done in s.executions():
-            assert done.status == "completed"
-            expected = "".join(f"{done.task} {k}\n" for k in range(20))
-            assert records.output_text(s.store, done.execution_id) == expected
+    with routed():
+        async with running(":memory:", python=PythonRunner(names)) as s:
+            for name in ("a", "b"):
+                await s.define(Task(name, body.replace("NAME", name), executor=where))
+                await s.run_now(name)
+            print("a cell's own")
+            await s.wait()
+            for done in s.executions():
+                assert done.status == "completed"
+                expected = "".join(f"{done.task} {k}\n" for k in range(20))
+                assert records.output_text(s.store, done.execution_id) == expected
     assert capsys.readouterr().out == "a cell's own\n"
 
 
 @pytest.mark.anyio
-async def test_stderr_logging_and_warnings_of_a_body_are_its_output(routed: None):
-    handler = logging.StreamHandler(sys.stderr)
+async def test_stderr_logging_and_warnings_of_a_body_are_its_output():
     logger = logging.getLogger("of the test")
-    logger.addHandler(handler)
+    logger.addHandler(handler := logging.StreamHandler(sys.stderr))
     body = "import sys, logging, warnings\nsys.stderr.write('err\\n')\nlogging.getLogger('of the test').error('log')"
-    async with running(":memory:") as s:
-        done = await s.run_once(Task("task", body))
-        assert records.output_text(s.store, done.execution_id) == "err\nlog\n"
+    with routed():
+        async with running(":memory:") as s:
+            done = await s.run_once(Task("task", body))
+            assert records.output_text(s.store, done.execution_id) == "err\nlog\n"
     logger.removeHandler(handler)
 
 
 @pytest.mark.anyio
-async def test_a_failed_run_keeps_its_output_and_its_traceback_last(routed: None):
-    async with running(":memory:") as s:
-        done = await s.run_once(Task("task", "print('before')\n1 / 0"))
-        text = records.output_text(s.store, done.execution_id)
-        assert text.startswith("before\n")
-        assert text.rstrip().endswith("ZeroDivisionError: division by zero")
+async def test_a_failed_run_keeps_its_output_and_its_traceback_last():
+    with routed():
+        async with running(":memory:") as s:
+            done = await s.run_once(Task("task", "print('before')\n1 / 0"))
+            text = records.output_text(s.store, done.execution_id)
+            assert text.startswith("before\n")
+            assert text.rstrip().endswith("ZeroDivisionError: division by zero")
 
 
 @pytest.mark.parametrize("piece", [1 << 20, 1000, 7])
@@ -133,14 +139,15 @@ def test_a_long_answer_keeps_both_ends():
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("text", ["a\\ud800b", "a\\x00b", "\\udcff"])
-async def test_odd_text_in_print_answer_and_error_is_stored(routed: None, text: str):
-    async with running(":memory:") as s:
-        done = await s.run_once(Task("good", f"print('{text}')\n'{text}'"))
-        assert done.status == "completed"
-        assert records.output_text(s.store, done.execution_id)
-        failed = await s.run_once(Task("bad", f"raise ValueError('{text}')"))
-        assert (failed.status, failed.error_type) == ("failed", "ValueError")
-        assert [e.status for e in s.executions()] == ["completed", "failed"]
+async def test_odd_text_in_print_answer_and_error_is_stored(text: str):
+    with routed():
+        async with running(":memory:") as s:
+            done = await s.run_once(Task("good", f"print('{text}')\n'{text}'"))
+            assert done.status == "completed"
+            assert records.output_text(s.store, done.execution_id)
+            failed = await s.run_once(Task("bad", f"raise ValueError('{text}')"))
+            assert (failed.status, failed.error_type) == ("failed", "ValueError")
+            assert [e.status for e in s.executions()] == ["completed", "failed"]
 
 
 @pytest.mark.anyio

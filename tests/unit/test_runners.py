@@ -144,7 +144,9 @@ async def test_a_syntax_error_is_refused_with_its_line_and_a_caret():
         assert s.tasks() == []
 
 
-@pytest.mark.parametrize(("body", "hinted"), [("Summarize the news of today.", True), ("x = = 1", False), ("for x in range(3)", False)])
+@pytest.mark.parametrize(
+    ("body", "hinted"), [("Summarize the news of today.", True), ("x = = 1", False), ("for x in range(3)", False)]
+)
 async def test_words_for_an_agent_are_recognised(body: str, hinted: bool):
     async with notebook() as s:
         with pytest.raises(InvalidInput) as caught:
@@ -251,7 +253,9 @@ async def test_a_body_on_the_loop_is_stopped_by_a_cancel():
 
 
 async def test_a_body_on_the_loop_that_swallows_one_cancel_is_stopped_all_the_same():
-    body = "try:\n    await anyio.sleep_forever()\nexcept BaseException:\n    swallowed.set()\nawait anyio.sleep_forever()"
+    body = (
+        "try:\n    await anyio.sleep_forever()\nexcept BaseException:\n    swallowed.set()\nawait anyio.sleep_forever()"
+    )
     swallowed = anyio.Event()
     async with notebook(anyio=anyio, swallowed=swallowed) as s:
         ear = Ear(s)

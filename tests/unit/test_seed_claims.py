@@ -8,7 +8,7 @@ from car_sched_nb.model import Task, Trigger, to_us
 from car_sched_nb.occurrence import manual_slot, occurrence_id, slot_text
 from car_sched_nb.store.sqlite import SqliteStore
 from car_sched_nb.triggers import schedule_of
-from tests.unit.world import MONDAY, Ear, Recorder, agent, clock_at, every, once, running
+from tests.unit.world import MONDAY, Ear, Recorder, agent, every, once, running
 
 INTERVAL = Task("t", "p", Trigger.INTERVAL, "60", id="t", anchored_at=MONDAY)
 

@@ -12,7 +12,6 @@ import pytest
 from car_sched_nb.errors import InvalidInput, TaskPaused
 from car_sched_nb.model import Status, Task, Trigger
 from car_sched_nb.runners.base import AgentOutput, AgentSpec, Mailbox, Runtime
-from car_sched_nb.store import sqlite
 from car_sched_nb.store.owners import Owner
 from car_sched_nb.store.sqlite import SqliteStore
 from tests.unit.world import (
@@ -250,7 +249,9 @@ async def test_a_paused_task_does_not_serve_its_slot(store: SqliteStore):
 
 
 # 13
-@pytest.mark.parametrize("name", ["../../evil", "/etc/passwd", "a\nb", "a\0b", "", " ", "--once", "täsk", "a/b", "x" * 201])
+@pytest.mark.parametrize(
+    "name", ["../../evil", "/etc/passwd", "a\nb", "a\0b", "", " ", "--once", "täsk", "a/b", "x" * 201]
+)
 async def test_a_name_cannot_leave_the_store(tmp_path: Path, name: str):
     (tmp_path / "inside").mkdir()
     async with running(str(tmp_path / "inside" / "car.db")) as s:
