@@ -196,7 +196,7 @@ def test_a_body_that_takes_too_long_is_stopped(kernel: Kernel):
 
 def test_the_card_says_what_the_task_is_when_it_comes_and_how_long_it_lives(kernel: Kernel):
     lines = ok(kernel, "%%car_task carded --every 90s --into quote\n1").splitlines()
-    assert lines[:3] == ["carded", "  python · every 1 min 30 s -> quote", "  new"]
+    assert lines[:3] == ["carded", "  python · every 1 min 30 s · into quote", "  new"]
     assert lines[3].startswith("  next ")
     assert lines[3].count(", ") == 2
     assert lines[4:] == ["  t · runs while this kernel lives; survives closing the tab, not a restart"]
@@ -285,7 +285,7 @@ def test_a_shell_body_gets_its_parameters_as_text_and_never_as_code(kernel: Kern
 
 def test_options_may_go_on_below_the_line(kernel: Kernel):
     card = ok(kernel, "%%car_task below\n#| every: 10m\n#| param: a=1\n#| into: lower\n'body'")
-    assert "every 10 min -> lower" in card
+    assert "every 10 min · into lower" in card
     wait_ended(kernel, "below")
     assert executions(kernel, "below")[0].params == {"a": "1"}
 
