@@ -32,7 +32,7 @@ class Output:
         Where the full text goes once it is longer than `HEAD + TAIL`; None drops the middle.
     """
 
-    def __init__(self, spill: Path | None = None) -> None:
+    def __init__(self, spill: str | None = None) -> None:
         self._lock = threading.Lock()
         self._head: list[str] = []
         self._head_length = 0
@@ -67,7 +67,7 @@ class Output:
         if self._tail_length <= TAIL:
             return
         if self._file is None and self._spill is not None:
-            self._file = _open_spill(self._spill)
+            self._file = _open_spill(Path(self._spill))
             self._put("".join(self._head), *list(self._tail)[:-1])
             self._put(text)
         elif self._file is not None:
@@ -89,7 +89,7 @@ class Output:
     @property
     def path(self) -> Path | None:
         """The file with the full text, when it was too long to keep."""
-        return self._spill if self._file is not None else None
+        return Path(self._spill) if self._spill and self._file is not None else None
 
     def text(self) -> str:
         """Return what was kept, with a line that says how much is not shown."""

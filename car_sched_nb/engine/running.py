@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import anyio
@@ -120,9 +119,9 @@ class Running:
         run.token, run.holds_token = token, held
         return run
 
-    def _spill(self, execution_id: str) -> Path | None:
-        folder = self._store.folder
-        return folder / "outputs" / f"{execution_id.replace(':', '_').replace('#', '_')}.txt" if folder else None
+    def _spill(self, execution_id: str) -> str | None:
+        name = execution_id.replace(":", "_").replace("#", "_")
+        return None if self._store.in_memory else f"{self._store.path}.d/outputs/{name}.txt"
 
     def release(self, run: Run) -> None:
         if run.holds_token:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import getpass
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from types import TracebackType
@@ -228,21 +228,35 @@ class Scheduler:
     async def arm(self, name: str, *, remaining: int | None = None) -> Task:
         """Plan a stored task in this scheduler; what passed unserved follows its catch-up."""
         task = self.task(name)
-        self.engine.arm(task, remaining)
-        self._watcher.follow(self.engine.armed.values())
-        await self._call(_note_armed, self._owner.id, task.id)
-        self.running.tell("armed", task)
+        await self._arm([task], remaining)
         return task
+
+    async def arm_all(self) -> int:
+        """Plan all stored tasks of this namespace; return how many."""
+        tasks = self.tasks()
+        await self._arm(tasks)
+        return len(tasks)
+
+    async def _arm(self, tasks: Sequence[Task], remaining: int | None = None) -> None:
+        for task in tasks:
+            self.engine.arm(task, remaining)
+        self._follow_files(tasks)
+        await self._call(_note_armed, self._owner.id, [task.id for task in tasks])
+        for task in tasks:
+            self.running.tell("armed", task)
 
     async def disarm(self, name: str) -> None:
         """Plan a task here no more; it stays stored, and what runs goes on."""
-        task = self.task(name)
-        self._disarm(task.id)
+        await self._disarm(self.task(name))
+
+    async def _disarm(self, task: Task) -> None:
+        self.engine.disarm(task.id)
+        self._follow_files([task])
         await self._call(_note_disarmed, self._owner.id, task.id)
 
-    def _disarm(self, task_id: str) -> None:
-        self.engine.disarm(task_id)
-        self._watcher.follow(self.engine.armed.values())
+    def _follow_files(self, changed: Iterable[Task]) -> None:
+        if any(task.trigger is Trigger.FILE_WATCH for task in changed):
+            self._watcher.follow(self.engine.armed.values())
 
     # Looking
 
@@ -357,8 +371,8 @@ class Scheduler:
                 await self.arm(stored.name, remaining=most)
             await enough.wait()
         finally:
-            self._disarm(stored.id)
             with anyio.CancelScope(shield=True):
+                await self._disarm(stored)
                 await self._stop(stored.id, Status.CANCELLED)
             stop()
         return found
@@ -474,12 +488,12 @@ class Scheduler:
         if armed:
             armed.take(task)
             self.engine.replan(armed)
-            self._watcher.follow(self.engine.armed.values())
+            self._follow_files([task])
 
     async def delete(self, name: str) -> None:
         """Hide a task and ask what runs of it to stop; its history stays and its name is free."""
         task = self.task(name)
-        self._disarm(task.id)
+        await self._disarm(task)
         await self._call(records.delete, task.id, self.clock.now_us())
         self._ask_to_stop(task.id, Status.CANCELLED)
         self.running.tell("deleted", task)
@@ -511,8 +525,9 @@ class Scheduler:
             raise SchedulerClosed
 
 
-def _note_armed(db: Any, owner: str, task_id: str) -> None:
-    db.execute("INSERT OR IGNORE INTO armed (owner, task_id) VALUES (?, ?)", (owner, task_id))
+def _note_armed(db: Any, owner: str, task_ids: list[str]) -> None:
+    ids = msgspec.json.encode(task_ids).decode()
+    db.execute("INSERT OR IGNORE INTO armed (owner, task_id) SELECT ?, value FROM json_each(?)", (owner, ids))
 
 
 def _note_disarmed(db: Any, owner: str, task_id: str) -> None:

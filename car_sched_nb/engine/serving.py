@@ -47,7 +47,7 @@ class Serving:
         for _ in range(_TRIES):
             if not task.enabled:
                 raise TaskPaused(task.name)
-            if task.trigger is Trigger.MANUAL:
+            if task.trigger is Trigger.MANUAL or self._has_no_slot_yet(task):
                 return await self.by_hand(task, params)
             claimed = await self._try_current(task, params)
             if claimed is not None:
@@ -56,6 +56,14 @@ class Serving:
                 await run.ended.wait()  # another occurrence is in progress
             task = self._again(task)
         raise DefinitionChanged(task.name)
+
+    def _has_no_slot_yet(self, task: Task) -> bool:
+        """Tell whether an interval's first slot is still to come: serving it early would use it up."""
+        if task.trigger is not Trigger.INTERVAL:
+            return False
+        plan, now_us = schedule_of(task), self._clock.now_us()
+        fire = plan.current(now_us) if plan else None
+        return fire is not None and fire.at_us > now_us
 
     async def _try_current(self, task: Task, params: Mapping[str, Any] | None) -> Run | Execution | None:
         now_us = self._clock.now_us()

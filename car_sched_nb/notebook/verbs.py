@@ -52,10 +52,12 @@ def resume(name: str | None = None, *, all: bool = False) -> int:  # noqa: A002 
 
 def arm(name: str | None = None, *, all: bool = False) -> int:  # noqa: A002 - the same
     """Plan stored tasks in this kernel, all of this notebook's when no name is given. Return how many."""
-    names = _names(name, all or name is None, "arm")
-    for one in names:
+    if name is None:
+        count: int = scheduler().arm_all()
+        return count
+    for one in _names(name, all, "arm"):
         scheduler().arm(one)
-    return len(names)
+    return 1
 
 
 def delete(name: str) -> None:

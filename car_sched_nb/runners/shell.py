@@ -52,9 +52,11 @@ class ShellRunner:
 
     async def run(self, work: Work) -> tuple[AgentOutput, Any]:
         # A session of its own: a kernel interrupt does not reach it, and a cancel reaches its grandchildren.
-        process = await anyio.open_process(
-            [self._shell, "-c", work.task.prompt], env=_environment(work), start_new_session=True
-        )
+        # Shielded: a cancel while it starts would end the shell alone, not what the shell has started by then.
+        with anyio.CancelScope(shield=True):
+            process = await anyio.open_process(
+                [self._shell, "-c", work.task.prompt], env=_environment(work), start_new_session=True
+            )
         answer = _Answer(work.runtime.output)
         try:
             await _follow(process, answer)

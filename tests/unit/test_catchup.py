@@ -3,6 +3,7 @@
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import anyio
@@ -15,6 +16,7 @@ from tests.unit.world import (
     DAY,
     HOUR,
     MINUTE,
+    MONDAY,
     SECOND,
     Ear,
     Recorder,
@@ -203,6 +205,17 @@ async def test_every_slot_ends_in_a_row(store: SqliteStore):
         assert sum(e.slots for e in rows) == 39
         covered = sorted(int(e.slot) + k for e in rows for k in range(e.slots))
         assert covered == list(range(39))
+
+
+@pytest.mark.parametrize("fields", [{"align": True}, {"first": "next"}], ids=str)
+async def test_a_run_before_the_first_slot_does_not_use_it_up(store: SqliteStore, fields: dict[str, Any]):
+    clock, recorder = clock_at(MONDAY + 20 * MINUTE), Recorder()
+    async with running(store, recorder, clock=clock) as s:
+        early = await s.run_once(every("1h", **fields))
+        assert (early.trigger, early.status, early.lateness) == ("manual", "completed", timedelta(0))
+        await s.arm("task")
+        await advance(s, clock, HOUR)
+        assert len(recorder.slots) == 2
 
 
 YEAR = 365 * DAY

@@ -1,6 +1,7 @@
 """What a changed definition does: `revision` starts the slots afresh, `version` keeps them."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -88,7 +89,7 @@ async def test_another_schedule_starts_the_slots_afresh(store: SqliteStore, chan
     ],
     ids=str,
 )
-async def test_any_other_change_keeps_the_slots(store: SqliteStore, changes: dict[str, object]):
+async def test_any_other_change_keeps_the_slots(store: SqliteStore, changes: dict[str, Any]):
     clock, recorder = clock_at(), Recorder()
     async with running(store, recorder, clock=clock) as s:
         await s.add(every("5m"))

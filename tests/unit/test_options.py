@@ -1,5 +1,6 @@
 """What is typed after `%%car_task`: refused with what to type instead, and read back as it was typed."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -185,10 +186,8 @@ def test_what_a_task_is_shown_as_defines_the_same_task(when: dict[str, Any], wha
 @settings(max_examples=300, deadline=None)
 @given(TEXT, TEXT)
 def test_whatever_is_typed_becomes_a_task_or_is_refused(line: str, body: str):
-    try:
+    with suppress(InvalidInput):
         parse_cell(line, body)
-    except InvalidInput as error:
-        assert str(error)
 
 
 @pytest.mark.anyio

@@ -75,7 +75,7 @@ async def test_a_failed_run_keeps_its_output_and_its_traceback_last():
 @pytest.mark.parametrize("piece", [1 << 20, 1000, 7])
 def test_much_output_keeps_memory_bounded_and_the_full_text_in_a_file(tmp_path: Path, piece: int):
     size = 100_000_000 if piece > 100 else 2_000_000
-    output = Output(tmp_path / "outputs" / "full.txt")
+    output = Output(str(tmp_path / "outputs" / "full.txt"))
     text = "0123456789" * (piece // 10 + 1)
     text = text[:piece]
     tracemalloc.start()
@@ -96,7 +96,7 @@ def test_much_output_keeps_memory_bounded_and_the_full_text_in_a_file(tmp_path: 
 
 
 def test_output_that_fits_is_kept_whole_and_makes_no_file(tmp_path: Path):
-    output = Output(tmp_path / "full.txt")
+    output = Output(str(tmp_path / "full.txt"))
     for k in range(HEAD + TAIL):
         output.write(str(k % 10))
     assert output.text() == "".join(str(k % 10) for k in range(HEAD + TAIL))
@@ -105,7 +105,7 @@ def test_output_that_fits_is_kept_whole_and_makes_no_file(tmp_path: Path):
 
 
 def test_the_file_has_every_character_also_those_before_it_was_made(tmp_path: Path):
-    output = Output(tmp_path / "full.txt")
+    output = Output(str(tmp_path / "full.txt"))
     pieces = [f"line {k}\n" for k in range(30_000)]
     for piece in pieces:
         output.write(piece)
@@ -117,7 +117,7 @@ def test_the_file_has_every_character_also_those_before_it_was_made(tmp_path: Pa
 
 
 def test_what_is_printed_after_the_end_raises_nothing(tmp_path: Path):
-    output = Output(tmp_path / "full.txt")
+    output = Output(str(tmp_path / "full.txt"))
     output.write("x" * (HEAD + TAIL + 1))
     output.close()
     output.close()

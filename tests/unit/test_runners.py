@@ -202,7 +202,7 @@ async def test_a_traceback_begins_at_the_bodys_own_line():
         "while True:\n    try:\n        while True:\n            pass\n    except Exception:\n        pass",
         "import time\ntry:\n    time.sleep(60)\nfinally:\n    1 + 1",
         "x = 0\nfor i in range(10**12):\n    x += i",
-        "list(map(str, iter(int, 1)))" if False else "sum(1 for _ in iter(int, 1))",
+        "sum(1 for _ in iter(int, 1))",
     ],
 )
 async def test_a_body_in_a_thread_is_stopped_by_a_cancel(body: str):
@@ -351,7 +351,7 @@ async def test_output_can_be_read_while_a_command_runs(tmp_path: Path):
         await s.run_now("task")
         await ear.hears("started")
         (live,) = s.live("task")
-        while live.output.text() != "first\n":
+        while live.output.text() != "first\n":  # noqa: ASYNC110 - nobody tells of it
             await anyio.sleep(0.01)
         await anyio.Path(go).write_text("second\n")
         assert (await ear.hears("finished")).execution.answer == "first\nsecond"  # type: ignore[union-attr]
@@ -362,7 +362,10 @@ def gone(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return True
-    return " Z " in Path(f"/proc/{pid}/stat").read_text()
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 @pytest.mark.parametrize(
@@ -380,11 +383,11 @@ async def test_a_cancel_leaves_no_process_behind(tmp_path: Path, body: str, monk
     async with notebook() as s:
         await s.define(Task("task", body.format(pids=pids, ready=ready), runner="shell"))
         await s.run_now("task")
-        while not ready.exists():
+        while not ready.exists():  # noqa: ASYNC110 - a shell says it with a file
             await anyio.sleep(0.01)
         await s.cancel("task")
         assert [e.status for e in s.executions()] == ["cancelled"]
-        assert all(gone(int(pid)) for pid in pids.read_text().split())
+        assert [pid for pid in pids.read_text().split() if not gone(int(pid))] == []
 
 
 async def test_what_a_command_leaves_in_the_background_ends_with_it(tmp_path: Path):
@@ -442,7 +445,7 @@ async def test_a_runner_that_is_not_async_is_refused(runner: Any):
         lambda: AgentOutput(answer="fine", cost="cheap"),  # type: ignore[arg-type]
         lambda: AgentOutput(error=5),  # type: ignore[arg-type]
         lambda: "\ud800 and \x00",
-        lambda: object(),
+        object,
         lambda: b"bytes",
         lambda: None,
     ],

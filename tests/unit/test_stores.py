@@ -111,8 +111,8 @@ MOUNTS = """\
 server:/home /home nfs4 rw 0 0
 /dev/sdb1 /home/ana/local ext4 rw 0 0
 //nas/share /mnt/my\\040share cifs rw 0 0
-auto /work autofs rw 0 0
-server:/work /work nfs rw 0 0
+auto /data autofs rw 0 0
+server:/data /data nfs rw 0 0
 ana@host: /mnt/ssh fuse.sshfs rw 0 0
 odd
 """
@@ -127,7 +127,7 @@ odd
         ("/home2", False),
         ("/home/ana/local/data", False),
         ("/mnt/my share/x", True),
-        ("/work/x", True),
+        ("/data/x", True),
         ("/mnt/ssh", True),
     ],
 )
@@ -146,9 +146,13 @@ def test_where_nobody_tells_of_mounts_nothing_is_refused(tmp_path: Path):
 
 
 def test_a_transaction_is_all_or_nothing(store: SqliteStore):
-    with pytest.raises(ZeroDivisionError), store.transaction() as db:
-        records.define(db, Task("a", "1"), "default", NOW, None)
-        raise ZeroDivisionError
+    def broken() -> None:
+        with store.transaction() as db:
+            records.define(db, Task("a", "1"), "default", NOW, None)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        broken()
     assert records.tasks(store) == []
     with store.transaction() as db:
         records.define(db, Task("a", "1"), "default", NOW, None)

@@ -1,4 +1,4 @@
-"""The world that the unit tests of the engine live in: a runner that notes what it did, and time that is told to pass."""
+"""What the unit tests of the engine share: a runner that notes what it did, and time that is told to pass."""
 
 from __future__ import annotations
 
