@@ -98,6 +98,9 @@ def decide(armed: Armed, passed: Passed, now_us: int, busy: bool) -> Plan | None
         return None
     reason = "no_owner" if armed.arming else "asleep"
     if task.catchup == "all":
+        old = schedule.passed(armed.cursor, now_us - 1 - grace_us(task, schedule, passed.last)) if task.grace else None
+        if old is not None:
+            return Plan(old.last.slot, None, old.first, old.slots, Status.MISSED, reason)
         return Plan(passed.first.slot, passed.first)
     allowed = grace_us(task, schedule, passed.last) if task.catchup == "latest" else 0
     if late > max(allowed, ON_TIME_US):

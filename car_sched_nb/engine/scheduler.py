@@ -30,6 +30,7 @@ from car_sched_nb.errors import DefinitionChanged, SchedulerClosed, TaskPaused
 from car_sched_nb.executors.loop import LoopHost, OwnLoop
 from car_sched_nb.loops import soon_caller
 from car_sched_nb.model import Execution, Status, Task, Trigger, same_slots
+from car_sched_nb.output import route_streams
 from car_sched_nb.runners.base import AgentRunner, Runner, SharedInfra
 from car_sched_nb.runners.python import PythonRunner
 from car_sched_nb.runners.shell import ShellRunner
@@ -112,6 +113,7 @@ class Scheduler:
         self._own_store = not isinstance(self._given, SqliteStore)
         self.store = await anyio.to_thread.run_sync(self._open)
         self._owner = await anyio.to_thread.run_sync(self._arrive)
+        stack.callback(route_streams())
         self._soon = soon_caller()
         self.writer = Writer(self.store, self._soon)
         # The last to end: also when the whole program is cancelled, ends are written and answered.

@@ -187,6 +187,17 @@ async def test_catch_up_of_all_waits_for_each_run(store: SqliteStore):
         assert recorder.slots == ["0", "1", "2", "3", "4", "5"]
 
 
+async def test_catch_up_of_all_leaves_out_what_is_past_its_grace(store: SqliteStore):
+    clock, recorder = clock_at(), Recorder()
+    async with running(store, recorder, clock=clock) as s:
+        await s.add(every("1h", catchup="all", grace="150m"))
+        await s.wait()
+        await leap(s, clock, timedelta(hours=5, minutes=30))
+        assert recorder.slots == ["0", "3", "4", "5"]
+        missed = [e for e in s.executions("task") if e.status == "missed"]
+        assert [(e.slot, e.slots) for e in missed] == [("1", 2)]
+
+
 async def test_every_slot_ends_in_a_row(store: SqliteStore):
     """Run, missed, skipped or paused: the numbers add up whatever happened."""
     clock, recorder = clock_at(), Recorder()

@@ -11,6 +11,7 @@ from pathlib import Path
 import anyio
 import pytest
 
+from car_sched_nb.engine.scheduler import Scheduler
 from car_sched_nb.model import Task
 from car_sched_nb.output import ANSWER, HEAD, TAIL, Output, Routed, clean, clip, current_output, route_streams
 from car_sched_nb.runners.base import AgentSpec, Mailbox, Runtime
@@ -174,3 +175,12 @@ def test_streams_are_routed_once_and_taken_off_again():
     restore()
     assert sys.stdout is before
     assert output.text() == "mine\n"
+
+
+@pytest.mark.anyio
+async def test_a_print_of_a_script_is_kept_with_its_execution(capsys: pytest.CaptureFixture[str]):
+    async with Scheduler() as s:
+        print("mine")
+        execution = await s.run_once(Task("loud", "print('the body')"))
+        assert records.output_text(s.store, execution.execution_id) == "the body\n"
+    assert capsys.readouterr().out == "mine\n"
