@@ -68,16 +68,16 @@ def digest(paths: str) -> str:
     return _hash("\n".join(states).encode())
 
 
-def signature(paths: str) -> tuple[tuple[str, int, int], ...]:
-    """Return name, size and mtime of everything watched: when it holds still, a writer has finished."""
+def signature(paths: str) -> tuple[tuple[str, int, int, int, int], ...]:
+    """Return name, size, times and inode of everything watched: when it holds still, a writer has finished."""
     found = []
     for path in paths.splitlines():
-        for file in _files(path):
+        for file in (path, *_files(path)):
             try:
                 stat = os.stat(file)
             except OSError:
                 continue
-            found.append((file, stat.st_size, stat.st_mtime_ns))
+            found.append((file, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino))
     return tuple(found)
 
 
