@@ -354,7 +354,7 @@ def typed_line(task: Task) -> str:
     words = ["%%car_task", task.name]
     match task.trigger:
         case Trigger.INTERVAL:
-            words += ["--every", task.schedule]
+            words += ["--every", task.schedule, *(["--tz", task.tz] if task.tz else [])]
         case Trigger.CRON:
             words += ["--cron", task.schedule, "--tz", task.tz]
         case Trigger.FILE_WATCH:

@@ -209,6 +209,10 @@ def check_trigger(task: Task) -> Task:
         raise InvalidInput("--watch needs a file, a folder or a glob: --watch data.csv")
     if task.tz:
         zone_name(task.tz)
+    elif task.trigger is Trigger.MANUAL and (task.schedule or task.watch_path):
+        given = "schedule" if task.schedule else "watch_path"
+        wanted = "interval, cron or once" if task.schedule else "file_watch"
+        raise InvalidInput(f"a task with a {given} needs its trigger: car.Task(..., trigger={wanted!r})")
     if task.first not in ("now", "next"):
         raise InvalidInput(f"--first is now or next, not {task.first!r}")
     return task

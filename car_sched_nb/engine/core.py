@@ -160,7 +160,10 @@ class Engine:
 
     def due(self, armed: Armed) -> None:
         """Settle the slots of a task that passed."""
-        if armed.settling or not self.is_armed(armed) or armed.schedule is None or armed.next_fire is None:
+        if armed.schedule is None:
+            self.file_due(armed)  # pushed because another owner's run was in the way
+            return
+        if armed.settling or not self.is_armed(armed) or armed.next_fire is None:
             return
         now_us = self._clock.now_us()
         passed = armed.schedule.passed(armed.cursor, now_us)
@@ -297,6 +300,8 @@ class Engine:
         def answer(interrupted: object) -> None:
             armed.settling = False
             armed.elsewhere = not interrupted
+            if armed.schedule is None:
+                self._push(armed, self._clock.now_us() + (0 if interrupted else _RETRY_US))
             self.due(armed)
             self._notify()
 

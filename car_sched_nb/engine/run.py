@@ -118,9 +118,9 @@ class Run:
 
 def _kept_displays(displays: list[dict[str, Any]]) -> str | None:
     try:
-        return msgspec.json.encode(displays, enc_hook=repr).decode() if displays else None
-    except (TypeError, ValueError):
-        return None  # a bundle that is no JSON; its text is in the output all the same
+        return msgspec.json.encode(displays).decode() if displays else None
+    except Exception:  # noqa: BLE001 - a bundle that is no JSON; its text is in the output all the same
+        return None
 
 
 def row_execution(task: Task, row: Row, finish: ops.Finish | None = None) -> Execution:
@@ -165,9 +165,9 @@ def row_execution(task: Task, row: Row, finish: ops.Finish | None = None) -> Exe
 
 def failure(error: BaseException, task_name: str) -> Outcome:
     """Return how an execution failed: a runner's own words, or an exception with the body's traceback."""
-    output = getattr(error, "output", None)
-    kept = output if isinstance(output, AgentOutput) else AgentOutput()
     if isinstance(error, BodyFailed):
+        output = getattr(error, "output", None)
+        kept = output if isinstance(output, AgentOutput) else AgentOutput()
         return Outcome(Status.FAILED, kept, error=clip(str(error)), error_type=error.error_type)
     if isinstance(error, RuntimeError) and isinstance(error.__cause__, StopIteration):
         error = error.__cause__  # a coroutine on the way turned it (PEP 479); the body raised this one

@@ -14,13 +14,15 @@ from car_sched_nb.clock import Clock
 from car_sched_nb.engine.armed import new_row
 from car_sched_nb.engine.events import Event, Events
 from car_sched_nb.engine.run import Outcome, Run, failure, row_execution
-from car_sched_nb.errors import UnknownRunner
+from car_sched_nb.errors import InvalidInput, UnknownRunner
 from car_sched_nb.model import Cause, Execution, Status, Task, Trigger, from_us
 from car_sched_nb.output import Output, current_output
 from car_sched_nb.runners.base import AgentSpec, Progress, Runner, Runtime, SharedInfra, Work
 from car_sched_nb.store.ops import Settle, Settled, Start
 from car_sched_nb.store.sqlite import SqliteStore
 from car_sched_nb.store.writer import Writer
+
+_AGAIN_S = 1.0
 
 
 class Running:
@@ -92,6 +94,7 @@ class Running:
         """Return a run to be claimed; it holds a place among `max_running`, or waits for one."""
         runner = self.runner_of(task)
         values = {**task.params, **(params or {})}
+        kept = _kept_params(values)
         token = object()
         held = False
         reason = "kernel busy" if runner.waits_for_loop(task) else None
@@ -111,7 +114,7 @@ class Running:
             attempt=attempt,
             cause=cause,
             trigger=trigger,
-            params=msgspec.json.encode(values).decode() if values else None,
+            params=kept,
             executor=runner.executor(task),
             owner=self._owner,
         )
@@ -215,10 +218,18 @@ class Running:
         run.output.close()
         run.result = outcome.result
         run.execution = row_execution(run.task, run.row, finish)
-        try:
-            await self._writer.write(finish)
-        except Exception as error:  # noqa: BLE001 - the engine outlives a store that is gone; the row is interrupted later
-            self.tell("error", run.task, run, text=f"the end of {run.execution_id} could not be stored: {error}")
+        # Until its end is stored it is in progress for everybody: a store that is busy is asked again.
+        while True:
+            try:
+                await self._writer.write(finish)
+            except Exception as error:  # noqa: BLE001 - the engine outlives a store that is gone
+                said = f"the end of {run.execution_id} could not be stored: {error}"
+                self.tell("error", run.task, run, text=said)
+                if self.closing:
+                    break  # the row is interrupted by whoever comes next
+                await anyio.sleep(_AGAIN_S)
+            else:
+                break
         self.release(run)
         live = self.runs.get(run.task.id, set())
         live.discard(run)
@@ -242,6 +253,13 @@ class Running:
                 text=text,
             )
         )
+
+
+def _kept_params(values: dict[str, Any]) -> str | None:
+    try:
+        return msgspec.json.encode(values).decode() if values else None
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise InvalidInput(f"params must be plain values (text, numbers, lists): {error}") from None
 
 
 def _stopped(run: Run) -> Outcome:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import getpass
 import os
-import socket
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
@@ -37,7 +35,7 @@ from car_sched_nb.runners.shell import ShellRunner
 from car_sched_nb.runners.user import RunFunction, UserRunner
 from car_sched_nb.store import records
 from car_sched_nb.store.ops import Call
-from car_sched_nb.store.owners import Owner, reconcile
+from car_sched_nb.store.owners import Owner, reconcile, whoami
 from car_sched_nb.store.records import Defined
 from car_sched_nb.store.sqlite import MEMORY, SqliteStore
 from car_sched_nb.store.writer import Writer
@@ -94,7 +92,7 @@ class Scheduler:
         self.runners: dict[str, Runner] = {"python": self.python, "shell": ShellRunner()}
         self._host = host or OwnLoop()
         self._given = store
-        self._owner_name = owner_name or f"{getpass.getuser()}@{socket.gethostname()} {namespace}"
+        self._owner_name = owner_name or whoami(namespace)
         self._max_running = max_running
         self._events = Events()
         self._entered = False
@@ -209,6 +207,10 @@ class Scheduler:
                 defined: Defined = await self._call(records.define, task, self.namespace, self.clock.now_us(), baseline)
             except DefinitionChanged:
                 continue
+            armed = self.engine.armed.get(defined.task.id)
+            if defined.change != "unchanged" and armed is not None:
+                self.engine.arm(defined.task, armed.remaining)
+                self._follow_files([defined.task])
             if defined.change != "unchanged":
                 self.running.tell("added" if defined.change == "new" else "changed", defined.task)
             return defined
@@ -361,6 +363,7 @@ class Scheduler:
             if len(found) == most or event.kind in ("deleted", "disarmed"):
                 enough.set()
 
+        before = self.engine.armed.get(stored.id)
         stop = self.listen(hear)
         try:
             if stored.trigger is Trigger.MANUAL:
@@ -375,6 +378,8 @@ class Scheduler:
         finally:
             with anyio.CancelScope(shield=True):
                 await self._disarm(stored)
+                if before is not None and stored.trigger is not Trigger.MANUAL:
+                    await self._arm(tuple(filter(None, [records.by_id(self.store, stored.id)])))
                 await self._stop(stored.id, Status.CANCELLED)
             stop()
         return found

@@ -58,8 +58,8 @@ class Serving:
         raise DefinitionChanged(task.name)
 
     def _has_no_slot_yet(self, task: Task) -> bool:
-        """Tell whether an interval's first slot is still to come: serving it early would use it up."""
-        if task.trigger is not Trigger.INTERVAL:
+        """Tell whether the first slot is still to come: serving it early would use it up."""
+        if task.trigger not in (Trigger.INTERVAL, Trigger.ONCE):
             return False
         plan, now_us = schedule_of(task), self._clock.now_us()
         fire = plan.current(now_us) if plan else None
@@ -94,7 +94,7 @@ class Serving:
             digest = await anyio.to_thread.run_sync(partial(files.digest, task.watch_path))
             old, counter = parts_of(task.cursor)
             if digest == old:
-                return self.file_slot(task, digest, counter), now_us, None, None
+                return self._served_slot(task, digest, counter), now_us, None, None
             moved = cursor_of(digest, counter + 1)
             return self.file_slot(task, digest, counter + 1), now_us, task.cursor, moved
         plan = schedule_of(task)
@@ -165,6 +165,12 @@ class Serving:
         execution = row_execution(task, row)
         self._running.tell("gap", task, execution=execution)
         return execution
+
+    def _served_slot(self, task: Task, digest: str, counter: int) -> str:
+        """Return the slot that the content last settled was served by."""
+        again = f"{digest}.{counter}"
+        occurrence = occurrence_id(task.id, task.trigger, slot_text(task.revision, again))
+        return again if records.attempts(self._store, occurrence) else digest
 
     def file_slot(self, task: Task, digest: str, counter: int) -> str:
         """Return the slot of a content; one that comes back is told from the first by its counter."""

@@ -69,6 +69,8 @@ def fresh_lines(task: Task, change: str, now_us: int, notes: Sequence[str]) -> l
         "test": "ran once here; nothing was stored",
         "dry-run": "dry run: nothing was stored",
     }[change]
+    if change == "unchanged" and task.trigger is Trigger.MANUAL:
+        said = "unchanged"
     lines = [said, *notes]
     if not task.enabled:
         lines.append(f"paused, and stays so: %car resume {task.name}")

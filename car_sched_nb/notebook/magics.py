@@ -54,7 +54,7 @@ class CarMagics(Magics):
     def car(self, line: str) -> Any:
         try:
             words = options.split_words(line)
-            name = words[0] if words else "help"
+            name = words[0] if words and words[0] not in ("--help", "-h") else "help"
             verb = VERBS.get(name)
             if verb is None:
                 raise InvalidInput(

@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import atexit
 import functools
-import getpass
 import inspect
 import os
-import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from pathlib import Path
@@ -24,6 +22,7 @@ from car_sched_nb.notebook import capture, figures
 from car_sched_nb.notebook.namespace import Namespace, find_namespace
 from car_sched_nb.runners.base import current_runtime
 from car_sched_nb.runners.python import PythonRunner
+from car_sched_nb.store.owners import whoami
 from car_sched_nb.store.sqlite import SqliteStore
 
 if TYPE_CHECKING:
@@ -101,7 +100,7 @@ class Session:
                     namespace=self.namespace.name,
                     python=self.python,
                     host=host,
-                    owner_name=f"{getpass.getuser()}@{socket.gethostname()} {Path(self.namespace.name).name}",
+                    owner_name=whoami(Path(self.namespace.name).name),
                 )
                 self._thread = threading.Thread(target=self._work, name="car-engine", daemon=True)
                 self._thread.start()

@@ -104,6 +104,9 @@ class Body:
         if not source.strip():
             raise InvalidInput("the body is empty; write the task's code below the %%car_task line")
         code = transform(source) if transform else source
+        # The transformer drops leading blank lines; tracebacks count them.
+        lost = len(source) - len(source.lstrip("\n")) - (len(code) - len(code.lstrip("\n")))
+        code = "\n" * max(0, lost) + code
         try:
             tree = ast.parse(code, filename)
             silent = _ends_with_semicolon(code)

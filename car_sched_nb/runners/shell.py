@@ -6,6 +6,7 @@ import codecs
 import os
 import shutil
 import signal
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,10 @@ class ShellRunner:
         # Shielded: a cancel while it starts would end the shell alone, not what the shell has started by then.
         with anyio.CancelScope(shield=True):
             process = await anyio.open_process(
-                [self._shell, "-c", work.task.prompt], env=_environment(work), start_new_session=True
+                [self._shell, "-c", work.task.prompt],
+                stdin=subprocess.DEVNULL,  # nobody is there to type
+                env=_environment(work),
+                start_new_session=True,
             )
         answer = _Answer(work.runtime.output)
         try:

@@ -5,8 +5,10 @@ A lock has no false positives: the system frees it when the process is gone, and
 
 from __future__ import annotations
 
+import getpass
 import os
 import secrets
+import socket
 from pathlib import Path
 
 import apsw
@@ -14,6 +16,15 @@ from filelock import FileLock, Timeout
 
 from car_sched_nb.store import records
 from car_sched_nb.store.sqlite import SqliteStore
+
+
+def whoami(where: str) -> str:
+    """Return a readable name for an owner: `ana@laptop prices.ipynb`."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user that no file names
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()} {where}"
 
 
 class Owner:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _STATIC = Path(__file__).parent / "static"
 _PERIOD_S = 0.1  # at most ten messages a second, whatever happens
 _BEAT_S = 1.0
+_RECOUNT = 60  # beats until failures that are a day old are let go
 
 
 class Dashboard(anywidget.AnyWidget):
@@ -96,6 +97,7 @@ class _Feed:
         self._jobs: set[asyncio.Task[None]] = set()
         self._due: asyncio.TimerHandle | None = None
         self._asked_us: int | None = None
+        self._beats = 0
         self._blocked_us: int | None = None
         self._stop_listening = scheduler.listen(self._hear)
         self._beat = self._loop.call_later(_BEAT_S, self._tick)
@@ -149,6 +151,9 @@ class _Feed:
             self._blocked_us = blocked
             self.view.touch_running()
             self._flush()
+        self._beats += 1
+        if self._beats % _RECOUNT == 0:
+            self.view.recount()
         self._beat = self._loop.call_later(_BEAT_S, self._tick)
 
     def _answered(self) -> None:

@@ -40,6 +40,10 @@ class View:
         self._changed: set[str] = set()
         self._gone: set[str] = set()
 
+    def recount(self) -> None:
+        """Count the failures of the last 24 h again: the oldest pass out of them."""
+        self._failed_24h = self._count_failed()
+
     def _count_failed(self) -> int:
         since_us = self._scheduler.clock.now_us() - _DAY_US
         return records.failed_since(self._scheduler.store, self._scheduler.namespace, since_us)
