@@ -86,6 +86,14 @@ class Output:
         if not self._file.closed:  # what an execution left behind may still print
             self._file.writelines(parts)
 
+    def clear(self) -> None:
+        """Forget what was kept in memory; a file of the full text keeps it."""
+        with self._lock:
+            self._head.clear()
+            self._tail.clear()
+            self.displays.clear()
+            self._head_length = self._tail_length = self._cut = 0
+
     @property
     def path(self) -> Path | None:
         """The file with the full text, when it was too long to keep."""

@@ -29,6 +29,7 @@ class Armed:
 
     __slots__ = (
         "arming",
+        "at_us",
         "cursor",
         "elsewhere",
         "entry",
@@ -45,6 +46,7 @@ class Armed:
         self.elsewhere = False
         self.gap: Gap | None = None
         self.entry = 0
+        self.at_us = 0
         self.settling = False
         self.waits: str | None = None
         self.remaining = remaining

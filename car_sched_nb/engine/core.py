@@ -128,6 +128,9 @@ class Engine:
             self._push(armed, fire.at_us)
 
     def _push(self, armed: Armed, at_us: int) -> None:
+        if armed.entry and armed.at_us == at_us and at_us > self._clock.now_us():
+            return  # it stands there already
+        armed.at_us = at_us
         armed.entry = next(self._numbers)
         first = self._heap[0][0] if self._heap else None
         heapq.heappush(self._heap, (at_us, armed.entry, armed))

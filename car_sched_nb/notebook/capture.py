@@ -30,11 +30,23 @@ def install(shell: InteractiveShell) -> Callable[[], None]:
             output.displays.append({mime: _plain(value) for mime, value in data.items()})
         output.write(str(data.get("text/plain", "")) + "\n")
 
+    clear = publisher.clear_output
+
+    def routed_clear(wait: bool = False) -> None:
+        output = current_output.get()
+        if output is None:
+            clear(wait)  # type: ignore[no-untyped-call]
+        else:
+            output.clear()
+
+    publisher.clear_output = routed_clear  # type: ignore[method-assign]
     publisher.publish = routed  # type: ignore[method-assign,assignment]
 
     def restore() -> None:
         restore_streams()
         restore_figures()
+        if publisher.clear_output is routed_clear:
+            publisher.clear_output = clear  # type: ignore[method-assign]
         if publisher.publish is routed:
             publisher.publish = publish  # type: ignore[method-assign]
 

@@ -23,10 +23,9 @@ from car_sched_nb.executors.thread import ThreadPool
 from car_sched_nb.model import Task
 from car_sched_nb.output import clip
 from car_sched_nb.runners.base import AgentOutput, Work, current_runtime
+from car_sched_nb.runners.needs import needs
 
 _ANSWER = "__car_answer__"
-_DYNAMIC = frozenset({"exec", "eval", "globals", "locals", "vars", "NameError", "get_ipython"})
-"""A body that uses one of these may make names that its text does not show."""
 
 
 def _always(name: str) -> Any:
@@ -64,11 +63,17 @@ class _Builtins(dict[str, Any]):
             return super().__getitem__(name)
 
 
+_OURS = frozenset({"input", "exit", "quit"})
+"""Builtins that mean something else in a body."""
+
+
 class PrivateNames(dict[str, Any]):
     """The globals of one execution: reads fall through to the notebook, assignments stay here."""
 
     def __init__(self, outer: Mapping[str, Any]) -> None:
-        super().__init__(__builtins__=_Builtins(outer))
+        # Builtins are looked up here as fast as in a cell; what the notebook calls by the same name comes first.
+        plain = {name: value for name, value in vars(builtins).items() if name not in outer and name not in _OURS}
+        super().__init__(plain, __builtins__=_Builtins(outer))
         self._outer = outer
 
     def __missing__(self, name: str) -> Any:
@@ -122,7 +127,7 @@ class Body:
         self.source = source
         self.is_async = bool(self.code.co_flags & inspect.CO_COROUTINE)
         self.published = _globals_at_top(tree)
-        self.needs = _needs(tree)
+        self.needs = needs(tree) - {_ANSWER}
         lines = source.splitlines(keepends=True)
         linecache.cache[filename] = (len(source), None, lines, filename)
 
@@ -151,31 +156,6 @@ def _ends_with_semicolon(code: str) -> bool:
 
 def _globals_at_top(tree: ast.Module) -> list[str]:
     return sorted({name for node in tree.body if isinstance(node, ast.Global) for name in node.names})
-
-
-def _needs(tree: ast.Module) -> frozenset[str]:
-    """Return the names that the body reads and binds nowhere: they must come from the notebook."""
-    read, bound = set(), {_ANSWER}
-    for node in ast.walk(tree):
-        match node:
-            case ast.Name(id=name, ctx=ast.Load()):
-                read.add(name)
-            case ast.Name(id=name) | ast.arg(arg=name) | ast.ExceptHandler(name=str(name)):
-                bound.add(name)
-            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
-                bound.add(name)
-            case ast.alias(name="*"):
-                return frozenset()
-            case ast.alias():
-                bound.add((node.asname or node.name).partition(".")[0])
-            case ast.MatchAs(name=str(name)) | ast.MatchStar(name=str(name)) | ast.MatchMapping(rest=str(name)):
-                bound.add(name)
-            case _:
-                pass
-    if read & _DYNAMIC:
-        return frozenset()
-    always = {"asyncio", "car", "__name__", "__file__", "__builtins__", "display"}
-    return frozenset(name for name in read - bound - always if not hasattr(builtins, name))
 
 
 def _syntax_message(error: SyntaxError | ValueError, source: str) -> str:

@@ -1,0 +1,132 @@
+"""Which names a body needs from the notebook: those that it reads before it binds them itself."""
+
+from __future__ import annotations
+
+import ast
+import builtins
+
+_DYNAMIC = frozenset({"exec", "eval", "globals", "locals", "vars", "NameError", "get_ipython"})
+"""A body that uses one of these may make names that its text does not show."""
+
+_ALWAYS = frozenset({"asyncio", "car", "__name__", "__file__", "__builtins__", "display"})
+
+
+def needs(tree: ast.Module) -> frozenset[str]:
+    """Return the names that must be there before a body can run; none when its text cannot tell."""
+    reader = _Reader()
+    reader.visit(tree)
+    read = reader.needed | {name for node in reader.later for name in _loads(node) - _binds(node) - reader.bound}
+    if reader.star or (read | reader.read) & _DYNAMIC:
+        return frozenset()
+    return frozenset(name for name in read - _ALWAYS if not hasattr(builtins, name))
+
+
+class _Reader(ast.NodeVisitor):
+    """Follows the statements in their order; the bodies of functions wait until all is bound."""
+
+    def __init__(self) -> None:
+        self.bound: set[str] = set()
+        self.needed: set[str] = set()
+        self.read: set[str] = set()
+        self.later: list[ast.AST] = []
+        self.star = False
+
+    def _load(self, name: str) -> None:
+        self.read.add(name)
+        if name not in self.bound:
+            self.needed.add(name)
+
+    def _in_order(self, *nodes: ast.AST | list[ast.AST] | None) -> None:
+        for node in nodes:
+            for one in node if isinstance(node, list) else [node]:
+                if one is not None:
+                    self.visit(one)
+
+    def visit_Name(self, node: ast.Name) -> None:
+        if isinstance(node.ctx, ast.Load):
+            self._load(node.id)
+        else:
+            self.bound.add(node.id)
+
+    def visit_Assign(self, node: ast.Assign) -> None:
+        self._in_order(node.value, list(node.targets))
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> None:
+        self._in_order(node.annotation, node.value, node.target if node.value else None)
+
+    def visit_AugAssign(self, node: ast.AugAssign) -> None:
+        if isinstance(node.target, ast.Name):
+            self._load(node.target.id)
+        self._in_order(node.value, node.target)
+
+    def visit_NamedExpr(self, node: ast.NamedExpr) -> None:
+        self._in_order(node.value, node.target)
+
+    def _loop(self, node: ast.For | ast.AsyncFor) -> None:
+        self.visit(node.iter)
+        self.bound |= _binds(node)  # the second turn finds what the first has bound
+        self._in_order(list(node.body), list(node.orelse))
+
+    visit_For = visit_AsyncFor = _loop
+
+    def visit_While(self, node: ast.While) -> None:
+        self.bound |= _binds(node)
+        self.generic_visit(node)
+
+    def _comprehension(self, node: ast.ListComp | ast.SetComp | ast.GeneratorExp | ast.DictComp) -> None:
+        for part in node.generators:
+            self._in_order(part.iter, part.target, list(part.ifs))
+        self._in_order(*([node.key, node.value] if isinstance(node, ast.DictComp) else [node.elt]))
+
+    visit_ListComp = visit_SetComp = visit_GeneratorExp = visit_DictComp = _comprehension
+
+    def _function(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
+        self._in_order(list(node.decorator_list), list(node.args.defaults), list(node.args.kw_defaults))  # type: ignore[arg-type]
+        self.bound.add(node.name)
+        self.later.append(node)
+
+    visit_FunctionDef = visit_AsyncFunctionDef = _function
+
+    def visit_Lambda(self, node: ast.Lambda) -> None:
+        self._in_order(list(node.args.defaults))
+        self.later.append(node)
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> None:
+        self.generic_visit(node)
+        self.bound.add(node.name)
+
+    def visit_alias(self, node: ast.alias) -> None:
+        self.star |= node.name == "*"
+        self.bound.add((node.asname or node.name).partition(".")[0])
+
+    def visit_ExceptHandler(self, node: ast.ExceptHandler) -> None:
+        if node.name:
+            self.bound.add(node.name)
+        self.generic_visit(node)
+
+    def visit_match_case(self, node: ast.match_case) -> None:
+        self.bound |= _binds(node.pattern)
+        self.generic_visit(node)
+
+
+def _loads(tree: ast.AST) -> set[str]:
+    return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+
+
+def _binds(tree: ast.AST) -> set[str]:
+    bound: set[str] = set()
+    for node in ast.walk(tree):
+        match node:
+            case ast.Name(id=name, ctx=ast.Store() | ast.Del()) | ast.arg(arg=name):
+                bound.add(name)
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+                bound.add(name)
+            case ast.alias():
+                bound.add((node.asname or node.name).partition(".")[0])
+            case ast.ExceptHandler(name=str(name)):
+                bound.add(name)
+            case ast.MatchAs(name=str(name)) | ast.MatchStar(name=str(name)) | ast.MatchMapping(rest=str(name)):
+                bound.add(name)
+            case _:
+                pass
+    return bound
