@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextvars
 import ctypes
 import queue
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -25,6 +26,12 @@ _set_async_exc = ctypes.pythonapi.PyThreadState_SetAsyncExc
 _set_async_exc.argtypes = (ctypes.c_ulong, ctypes.c_void_p)
 _real_sleep = time.sleep
 _IDLE_S = 10.0
+_PATIENCE_S = 0.5
+_LOOK_S = 0.001
+_WITH_LOCKS = frozenset(
+    "car_sched_nb.output concurrent.futures._base concurrent.futures.thread importlib._bootstrap "
+    "importlib._bootstrap_external logging logging.handlers queue threading".split()
+)
 
 
 class Job:
@@ -43,16 +50,23 @@ class Job:
         self.result: Any = None
         self.error: BaseException | None = None
 
-    def cancel(self) -> None:
-        """Raise `TaskCancelled` in the body, if it is still on its thread; from any thread."""
+    def cancel(self, force: bool = False) -> bool:
+        """Raise `TaskCancelled` in the body, if it is still on its thread; from any thread.
+
+        Return False, with nothing done, while the body is inside a module whose locks an exception at the wrong
+        moment would leave held; `force` raises all the same.
+        """
         with self._lock:
             if self._ended or self.cancelled:
-                return
+                return True
+            if self.thread_id is not None and not force and _handles_locks(self.thread_id):
+                return False
             self.cancelled = True
             if self.thread_id is not None:
                 _set_async_exc(self.thread_id, id(TaskCancelled))
                 # Only then: a body that wakes must meet the exception before its next line.
                 self.wake.release()
+        return True
 
     def work(self) -> None:
         """Run the body on this thread and tell that it ended."""
@@ -79,6 +93,11 @@ class Job:
             self._ended = True
             if self.cancelled and self.thread_id is not None:
                 _set_async_exc(self.thread_id, None)  # what has not been raised yet never will be
+
+
+def _handles_locks(thread_id: int) -> bool:
+    frame = sys._current_frames().get(thread_id)  # noqa: SLF001 - the only way to see where a thread is
+    return frame is not None and frame.f_globals.get("__name__") in _WITH_LOCKS
 
 
 _current_job: contextvars.ContextVar[Job | None] = contextvars.ContextVar("car_current_job", default=None)
@@ -123,8 +142,10 @@ class ThreadPool:
         try:
             await ended.wait()
         except anyio.get_cancelled_exc_class():
-            job.cancel()
             with anyio.CancelScope(shield=True):
+                patience = anyio.current_time() + _PATIENCE_S
+                while not job.cancel(force=anyio.current_time() > patience):  # noqa: ASYNC110 - nobody tells where a thread is
+                    await anyio.sleep(_LOOK_S)
                 await ended.wait()
             if isinstance(job.error, TaskCancelled):
                 raise
