@@ -54,7 +54,7 @@ class Dashboard(anywidget.AnyWidget):
         # ipykernel 7.4 answers a comm on the shell that last published on it, so that a click would wait for a
         # blocking cell (ipykernel 7.0-7.3 do not have this attribute, and need none of it).
         if hasattr(self.comm, "_reply_subshell_for"):
-            self.comm._reply_subshell_for = lambda data, default: default  # noqa: SLF001 - there is no public way
+            self.comm._reply_subshell_for = _subshell_for  # noqa: SLF001 - there is no public way
 
     def close(self) -> None:
         """Close the connection and stop listening."""
@@ -83,6 +83,15 @@ class Dashboard(anywidget.AnyWidget):
             self._session.soon(self._feed.snapshot)
         elif content.get("type") == "command":
             self._session.soon(lambda scheduler: self._feed.command(scheduler, content))
+
+
+def _subshell_for(_: object, asked: str | None) -> str | None:
+    """Return the subshell that a page asked for, or the main shell when it is one of a former kernel."""
+    from IPython import get_ipython
+
+    kernel: Any = getattr(get_ipython(), "kernel", None)
+    manager: Any = getattr(getattr(kernel, "shell_channel_thread", None), "manager", None)
+    return asked if manager is None or asked in manager.list_subshell() else None
 
 
 class _Feed:
