@@ -6,7 +6,7 @@ import base64
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from car_sched_nb.notebook import figures
+from car_sched_nb.notebook import figures, redirect
 from car_sched_nb.output import current_output, route_streams
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ _MOST_DISPLAYS = 100
 
 def install(shell: InteractiveShell) -> Callable[[], None]:
     """Route streams and `display` to the execution that uses them; return what takes it off again."""
-    restore_streams, restore_figures = route_streams(), figures.install()
+    taken_off = [route_streams(), figures.install(), redirect.install()]
     publisher = shell.display_pub
     publish = publisher.publish
 
@@ -43,8 +43,8 @@ def install(shell: InteractiveShell) -> Callable[[], None]:
     publisher.publish = routed  # type: ignore[method-assign,assignment]
 
     def restore() -> None:
-        restore_streams()
-        restore_figures()
+        for take_off in taken_off:
+            take_off()
         if publisher.clear_output is routed_clear:
             publisher.clear_output = clear  # type: ignore[method-assign]
         if publisher.publish is routed:
