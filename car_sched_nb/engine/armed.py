@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from car_sched_nb.model import Cause, Status, Task, Trigger
@@ -112,6 +114,11 @@ def decide(armed: Armed, passed: Passed, now_us: int, busy: bool) -> Plan | None
     return Plan(passed.last.slot, passed.last, passed.first, passed.slots - 1, Status.MISSED, reason)
 
 
+def transaction(task: Task, now_us: int, **what: Any) -> Settle:
+    """Return a settling transaction that holds for this very definition of a task; see `Settle` for the rest."""
+    return Settle(task_id=task.id, revision=task.revision, version=task.version, now=now_us, **what)
+
+
 def settle(armed: Armed, plan: Plan, now_us: int, claim: Row | None) -> Settle:
     """Build the transaction of a plan; a gap that goes on grows instead of adding a row."""
     schedule = armed.schedule
@@ -123,11 +130,9 @@ def settle(armed: Armed, plan: Plan, now_us: int, claim: Row | None) -> Settle:
     elif plan.gap is not None:
         gap = _gap_row(armed, plan, now_us)
     task = armed.task
-    return Settle(
-        task_id=task.id,
-        revision=task.revision,
-        version=task.version,
-        now=now_us,
+    return transaction(
+        task,
+        now_us,
         expected=armed.cursor,
         cursor=plan.cursor,
         next_at=following.at_us if following else None,

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import anyio
 
 from car_sched_nb.clock import Clock
-from car_sched_nb.engine.armed import Armed, Gap, Plan, decide, settle
+from car_sched_nb.engine.armed import Armed, Gap, Plan, decide, settle, transaction
 from car_sched_nb.engine.run import Run, row_execution
 from car_sched_nb.engine.running import Running
 from car_sched_nb.model import Status, Task, to_us
@@ -98,11 +98,9 @@ class Engine:
         def won() -> None:
             armed.cursor, armed.gap = cursor, None
 
-        op = Settle(
-            task_id=task.id,
-            revision=task.revision,
-            version=task.version,
-            now=now_us,
+        op = transaction(
+            task,
+            now_us,
             expected=armed.cursor,
             cursor=cursor,
             next_at=following.at_us if following else None,
@@ -214,11 +212,9 @@ class Engine:
         now_us = self._clock.now_us()
         run = self._claim(armed, Fire(slot, now_us), now_us)
         task = armed.task
-        op = Settle(
-            task_id=task.id,
-            revision=task.revision,
-            version=task.version,
-            now=now_us,
+        op = transaction(
+            task,
+            now_us,
             expected=armed.cursor,
             cursor=cursor,
             free=task.overlap != "allow",

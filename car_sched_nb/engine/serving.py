@@ -11,7 +11,7 @@ import anyio.to_thread
 
 from car_sched_nb import files
 from car_sched_nb.clock import Clock
-from car_sched_nb.engine.armed import new_row
+from car_sched_nb.engine.armed import new_row, transaction
 from car_sched_nb.engine.run import Run, row_execution
 from car_sched_nb.engine.running import Running
 from car_sched_nb.engine.watch import cursor_of, parts_of
@@ -110,11 +110,9 @@ class Serving:
     def _claim_op(self, task: Task, run: Run, now_us: int, expected: str | None, cursor: str | None) -> Settle:
         plan = schedule_of(task)
         following = plan.next_fire(cursor) if plan and cursor is not None else None
-        return Settle(
-            task_id=task.id,
-            revision=task.revision,
-            version=task.version,
-            now=now_us,
+        return transaction(
+            task,
+            now_us,
             expected=expected,
             cursor=cursor,
             next_at=following.at_us if following else None,
@@ -128,7 +126,8 @@ class Serving:
         for _ in range(_TRIES):
             now_us = self._clock.now_us()
             slot = manual_slot()
-            ids = (slot, occurrence_id(task.id, Trigger.MANUAL, slot), occurrence_id(task.id, Trigger.MANUAL, slot))
+            occurrence = occurrence_id(task.id, Trigger.MANUAL, slot)
+            ids = (slot, occurrence, execution_id(occurrence, 1))
             run = self._running.new_run(
                 task, ids, now_us, now_us, cause=Cause.HAND, trigger=Trigger.MANUAL, params=params
             )
@@ -151,17 +150,7 @@ class Serving:
             trigger=Trigger.MANUAL,
             reason="overlap",
         )
-        await self._writer.write(
-            Settle(
-                task_id=task.id,
-                revision=task.revision,
-                version=task.version,
-                now=now_us,
-                by_hand=True,
-                free=False,
-                gap=row,
-            )
-        )
+        await self._writer.write(transaction(task, now_us, by_hand=True, free=False, gap=row))
         execution = row_execution(task, row)
         self._running.tell("gap", task, execution=execution)
         return execution
