@@ -8,13 +8,17 @@ INSTALLED := .venv/installed
 # What the lock file covers, beside the dependencies themselves.
 LOCKED := --extra lab --group dev
 
-.PHONY: demo test lab bench lint lock clean browser
+.PHONY: demo test test-long lab bench lint lock clean browser
 
 demo: $(INSTALLED)
 	$(BIN)/python notebooks/demo.py
 
 test: lint browser
 	$(BIN)/python -m pytest
+
+# The proofs at full size, hours of them: what CI takes a sample of (tests/scale.py).
+test-long: $(INSTALLED)
+	CAR_TEST_LONG=1 $(BIN)/python -m pytest --timeout 0 tests/unit tests/crash
 
 lab: $(INSTALLED)
 	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/00_quickstart.ipynb
