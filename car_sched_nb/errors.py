@@ -106,6 +106,53 @@ class StoreOnNetwork(StoreError):
         )
 
 
+class StoreBusy(StoreError):
+    """Raised when another program held the database locked for longer than 10 s."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(f"the store {path} is locked by another program; end what holds it, then try again")
+
+
+class StoreFull(StoreError):
+    """Raised when there is no room for what has to be written."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(f"no room to write into the store {path}; free some space on its disk, then try again")
+
+
+class StoreDamaged(StoreError):
+    """Raised when the database was truncated or overwritten."""
+
+    def __init__(self, path: str, why: str) -> None:
+        super().__init__(
+            f"the store {path} is damaged ({why}); restart the kernel, and put a copy back or move the file away"
+        )
+
+
+class StoreGone(StoreError):
+    """Raised when the database was deleted or replaced by another file while it was in use."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(
+            f"the store {path} was deleted or replaced while it was in use; put it back, or restart the kernel to "
+            "go on with what is there now"
+        )
+
+
+class StoreUnusable(StoreError):
+    """Raised when the system refuses to read or write the database."""
+
+    def __init__(self, path: str, why: str) -> None:
+        super().__init__(f"the store {path} cannot be used now ({why}); see to its disk and its folder's permissions")
+
+
+class StoreForked(StoreError):
+    """Raised when a forked child uses the store of its parent."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(f"the store {path} belongs to the process that forked this one; open it here anew")
+
+
 class TaskCancelled(BaseException):
     """Raised inside a synchronous body whose execution is cancelled or timed out.
 

@@ -24,6 +24,7 @@ class Trigger(StrEnum):
     INTERVAL = "interval"
     CRON = "cron"
     FILE_WATCH = "file_watch"
+    AFTER = "after"
 
 
 class TaskStatus(StrEnum):
@@ -105,6 +106,10 @@ class Execution(msgspec.Struct, frozen=True, kw_only=True):
     tokens_out: int | None = None
     cost: float | None = None
     model: str | None = None
+    not_before: datetime | None = None
+    """Until when a `waiting` execution waits, for a retry's delay or a jitter."""
+    upstream: tuple[str, ...] = ()
+    """The execution ids that an `after` task's slot follows, in the order of `after`."""
 
     @property
     def lateness(self) -> timedelta | None:
@@ -147,6 +152,16 @@ class Task(msgspec.Struct, frozen=True):
     catchup: str = "latest"
     grace: str = ""
     overlap: str = "skip"
+    retries: int = 0
+    retry_delay: str = ""
+    jitter: str = ""
+    max_runs: int = 0
+    until: str = ""
+    max_failures: int = 0
+    on_crash: str = "leave"
+    after: str = ""
+    """Names of the tasks that this one follows, one a line."""
+    when: str = "completed"
 
     id: str = ""
     namespace: str = ""
@@ -164,16 +179,20 @@ class Task(msgspec.Struct, frozen=True):
     """When this revision was made: slot 0 of an interval."""
     fire_at: datetime | None = None
     """The instant of a `once` task, resolved when it was defined."""
+    until_at: datetime | None = None
+    """The last instant of its slots, resolved when `until` was defined."""
     next_at: datetime | None = None
+    failures: int = 0
+    """Occurrences that failed since the last one that completed."""
 
 
 STATE = frozenset(
     "id namespace status created_at last_run_at run_count executions enabled revision version cursor "
-    "anchored_at fire_at next_at".split()
+    "anchored_at fire_at until_at next_at failures".split()
 )
 """Fields that a scheduler fills in."""
 
-WHEN = frozenset({"trigger", "schedule", "watch_path", "tz", "align", "first"})
+WHEN = frozenset({"trigger", "schedule", "watch_path", "tz", "align", "first", "after", "when"})
 """Fields whose change raises the revision: the slots start afresh."""
 
 

@@ -12,6 +12,7 @@ TAGS = {
     Trigger.INTERVAL: "int",
     Trigger.CRON: "cron",
     Trigger.FILE_WATCH: "file",
+    Trigger.AFTER: "after",
 }
 
 

@@ -158,6 +158,16 @@ def schedule_of(task: Task) -> Schedule | None:
     return None
 
 
+def next_fire(task: Task, plan: Schedule | None, cursor: str) -> Fire | None:
+    """Return the first slot after a cursor that the task still runs: within `until`, while `max_runs` are left."""
+    if plan is None or (task.max_runs and task.run_count >= task.max_runs):
+        return None
+    fire = plan.next_fire(cursor)
+    if fire is None or (task.until_at is not None and fire.at_us > to_us(task.until_at)):
+        return None
+    return fire
+
+
 @lru_cache(maxsize=4096)
 def _cron(expr: str, zone: str) -> Cron:
     return Cron(expr, zone or None)
@@ -205,6 +215,8 @@ def check_trigger(task: Task) -> Task:
         cron = _cron(task.schedule, task.tz)
         # The zone is part of the definition: a laptop that travels must not move the slots.
         return msgspec.structs.replace(task, schedule=cron.expr, tz=cron.zone)
+    elif task.trigger is Trigger.AFTER and not task.after.split():
+        raise InvalidInput("--after needs the names of the tasks to follow: --after extract,clean")
     elif task.trigger is Trigger.FILE_WATCH and not task.watch_path.strip():
         raise InvalidInput("--watch needs a file, a folder or a glob: --watch data.csv")
     if task.tz:
@@ -230,7 +242,12 @@ def words(task: Task) -> str:
         return "once" + (f", {format_instant(to_us(task.fire_at), task.tz or None)}" if task.fire_at else "")
     if task.trigger is Trigger.FILE_WATCH:
         return "when " + ", ".join(map(_short_path, task.watch_path.splitlines())) + " changes"
+    if task.trigger is Trigger.AFTER:
+        return f"after {' and '.join(task.after.split())} {AFTER_WORDS[task.when]}"
     return "when asked"
+
+
+AFTER_WORDS = {"completed": "completed", "failed": "failed", "ended": "ended, well or not"}
 
 
 def _short_path(path: str) -> str:

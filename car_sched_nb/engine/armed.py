@@ -6,10 +6,10 @@ from typing import Any
 
 import msgspec
 
-from car_sched_nb.model import Cause, Status, Task, Trigger
+from car_sched_nb.model import Cause, Status, Task, Trigger, to_us
 from car_sched_nb.occurrence import execution_id, occurrence_id, slot_text
 from car_sched_nb.store.ops import Row, Settle
-from car_sched_nb.triggers import Fire, Passed, Schedule, grace_us, schedule_of
+from car_sched_nb.triggers import Fire, Passed, Schedule, grace_us, next_fire, schedule_of
 
 ON_TIME_US = 1_000_000
 """A slot this late is still on time: catch-up is for what passed unserved."""
@@ -26,17 +26,21 @@ class Armed:
     """The engine's view of one task that it plans.
 
     `settling` while a settling transaction is under way, `arming` until the first one since it was armed,
-    `waits` while names are missing that its body needs, `elsewhere` when another owner was found running it.
+    `waits` while names are missing that its body needs, `elsewhere` when another owner was found running it,
+    `behind` while slots that came during a run wait for their turn (overlap queue), `replacing` while a run is
+    stopped for a newer slot (overlap replace).
     """
 
     __slots__ = (
         "arming",
         "at_us",
+        "behind",
         "cursor",
         "elsewhere",
         "entry",
         "gap",
         "remaining",
+        "replacing",
         "schedule",
         "settling",
         "task",
@@ -45,7 +49,7 @@ class Armed:
 
     def __init__(self, task: Task, remaining: int | None = None) -> None:
         self.arming = True
-        self.elsewhere = False
+        self.behind = self.replacing = self.elsewhere = False
         self.gap: Gap | None = None
         self.entry = 0
         self.at_us = 0
@@ -63,12 +67,31 @@ class Armed:
         self.cursor = task.cursor
         self.schedule: Schedule | None = schedule_of(task)
 
+    def count_run(self) -> None:
+        """Count a claim, as the store did."""
+        if self.task.max_runs:
+            self.task = msgspec.structs.replace(self.task, run_count=self.task.run_count + 1)
+
     @property
     def next_fire(self) -> Fire | None:
         """The next planned slot."""
         if self.schedule is None or not self.task.enabled or self.remaining == 0:
             return None
-        return self.schedule.next_fire(self.cursor)
+        return next_fire(self.task, self.schedule, self.cursor)
+
+    def may_run(self, now_us: int) -> bool:
+        """Tell whether a task that follows a state may run once more."""
+        task = self.task
+        left = not task.max_runs or task.run_count < task.max_runs
+        in_time = task.until_at is None or now_us <= to_us(task.until_at)
+        return task.enabled and left and in_time and self.remaining != 0
+
+    def passed(self, now_us: int) -> Passed | None:
+        """Return the slots that are due and not settled."""
+        if self.next_fire is None or self.schedule is None:
+            return None
+        until = self.task.until_at
+        return self.schedule.passed(self.cursor, now_us if until is None else min(now_us, to_us(until)))
 
     def ids(self, slot: str, attempt: int = 1) -> tuple[str, str, str]:
         """Return (slot with revision, occurrence id, execution id) of a bare slot."""
@@ -91,12 +114,12 @@ class Plan(msgspec.Struct, frozen=True):
 def decide(armed: Armed, passed: Passed, now_us: int, busy: bool) -> Plan | None:
     """Decide about slots that are due; None leaves them for later.
 
-    `busy`: an occurrence of the task is in progress and overlap is not allowed.
+    `busy`: an occurrence of the task is in progress and overlap is neither `allow` nor `queue`.
     """
     task, schedule = armed.task, armed.schedule
     assert schedule is not None
     late = now_us - passed.last.at_us
-    if busy and not (armed.arming or task.catchup == "all"):
+    if busy and task.overlap == "skip" and not (armed.arming or task.catchup == "all"):
         return Plan(passed.last.slot, None, passed.first, passed.slots, Status.SKIPPED, "overlap")
     if busy:
         return None
@@ -106,12 +129,21 @@ def decide(armed: Armed, passed: Passed, now_us: int, busy: bool) -> Plan | None
         if old is not None:
             return Plan(old.last.slot, None, old.first, old.slots, Status.MISSED, reason)
         return Plan(passed.first.slot, passed.first)
+    if armed.behind:
+        return Plan(passed.first.slot, passed.first)
+    if armed.replacing:
+        return _newest(passed, Status.SKIPPED, "overlap")
     allowed = grace_us(task, schedule, passed.last) if task.catchup == "latest" else 0
     if late > max(allowed, ON_TIME_US):
         return Plan(passed.last.slot, None, passed.first, passed.slots, Status.MISSED, reason)
+    return _newest(passed, Status.MISSED, reason)
+
+
+def _newest(passed: Passed, status: Status, reason: str) -> Plan:
+    """Run the newest slot; what passed before it is a gap."""
     if passed.slots == 1:
         return Plan(passed.last.slot, passed.last)
-    return Plan(passed.last.slot, passed.last, passed.first, passed.slots - 1, Status.MISSED, reason)
+    return Plan(passed.last.slot, passed.last, passed.first, passed.slots - 1, status, reason)
 
 
 def transaction(task: Task, now_us: int, **what: Any) -> Settle:
@@ -123,20 +155,22 @@ def settle(armed: Armed, plan: Plan, now_us: int, claim: Row | None) -> Settle:
     """Build the transaction of a plan; a gap that goes on grows instead of adding a row."""
     schedule = armed.schedule
     assert schedule is not None
-    following = schedule.next_fire(plan.cursor)
+    task = armed.task
+    runs = task.run_count + (claim is not None)
+    following = None if task.max_runs and runs >= task.max_runs else next_fire(task, schedule, plan.cursor)
     gap = extend = None
     if plan.gap is not None and armed.gap and armed.gap.reason == plan.reason:
         extend = (armed.gap.execution_id, plan.gap_slots, now_us)
     elif plan.gap is not None:
         gap = _gap_row(armed, plan, now_us)
-    task = armed.task
     return transaction(
         task,
         now_us,
         expected=armed.cursor,
         cursor=plan.cursor,
         next_at=following.at_us if following else None,
-        free=plan.run is not None and task.overlap != "allow",
+        free=claim is not None and task.overlap != "allow" and claim.wait_reason != "queue",
+        max_runs=task.max_runs,
         claim=claim,
         gap=gap,
         extend=extend,
@@ -175,6 +209,9 @@ def new_row(
     params: str | None = None,
     executor: str = "",
     owner: str | None = None,
+    error: str | None = None,
+    not_before: int | None = None,
+    upstream: str | None = None,
 ) -> Row:
     """Return a row of history of a task; `ids` is (slot, occurrence id, execution id)."""
     slot, occurrence, execution = ids
@@ -198,4 +235,7 @@ def new_row(
         runner=task.runner,
         executor=executor,
         owner=owner,
+        error=error,
+        not_before=not_before,
+        upstream=upstream,
     )

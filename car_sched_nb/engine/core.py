@@ -12,16 +12,16 @@ from collections.abc import Callable
 import anyio
 
 from car_sched_nb.clock import Clock
-from car_sched_nb.engine.armed import Armed, Gap, Plan, decide, settle, transaction
+from car_sched_nb.engine.armed import ON_TIME_US, Armed, Gap, Plan, decide, new_row, settle, transaction
+from car_sched_nb.engine.policy import jitter_us
 from car_sched_nb.engine.run import Run, row_execution
 from car_sched_nb.engine.running import Running
-from car_sched_nb.model import Status, Task, to_us
+from car_sched_nb.model import Cause, Execution, Status, Task, to_us
 from car_sched_nb.store import records
-from car_sched_nb.store.ops import Call, Settle, Settled
-from car_sched_nb.store.owners import reconcile_in
+from car_sched_nb.store.ops import Call, End, Finish, Settle, Settled
 from car_sched_nb.store.sqlite import SqliteStore
 from car_sched_nb.store.writer import Writer
-from car_sched_nb.triggers import Fire
+from car_sched_nb.triggers import Fire, Passed, grace_us
 
 _RETRY_US = 1_000_000
 _STEP_US = 1_000_000
@@ -35,15 +35,20 @@ class Engine:
         self.armed: dict[str, Armed] = {}
         self.running = running
         running.ended = self.ended
+        running.later = self.later
         self._store = store
         self._writer = writer
         self._clock = clock
-        self._heap: list[tuple[int, int, Armed]] = []
+        self._heap: list[tuple[int, int, Armed | Run]] = []
         self._numbers = itertools.count(1)
         self._wake = anyio.Event()
-        self.changed = anyio.Event()
-        self.file_due: Callable[[Armed], None] = lambda armed: None
-        """Has a watched path read again; the watcher sets it."""
+        self._changed: anyio.Event | None = None
+        self.look: Callable[[Armed], None] = lambda armed: None
+        """Has the state read again that triggers a task without a schedule: a watched path's, or its upstream's."""
+        self.upstream_ended: Callable[[str], None] = lambda name: None
+        """Looks at the tasks that follow the one of that name."""
+        self.reconcile: Callable[[Armed], None] = lambda armed: None
+        """Finds out whether the other owner of what runs still lives, and then calls `reconciled`."""
         self.settling = 0
         """Transactions under way."""
 
@@ -55,15 +60,37 @@ class Engine:
         while True:
             now_us = self._clock.now_us()
             if now_us < before_us - _STEP_US:
-                for armed in self.armed.values():
-                    self._fall_back(armed)
+                self._stepped_back(before_us - now_us)
             before_us = now_us
             while self._heap and self._heap[0][0] <= now_us:
-                _, entry, armed = heapq.heappop(self._heap)
-                if armed.entry == entry:
-                    self.due(armed)
+                _, entry, item = heapq.heappop(self._heap)
+                if item.entry == entry:
+                    self.due(item) if isinstance(item, Armed) else self._begin(item)
             self._wake = anyio.Event()
             await self._clock.wait(self._heap[0][0] if self._heap else None, self._wake)
+
+    def _stepped_back(self, by_us: int) -> None:
+        """Follow a wall clock that was set back: no slot is lost, and no delay grows."""
+        for armed in self.armed.values():
+            self._fall_back(armed)
+        for runs in self.running.runs.values():
+            for run in runs.values():
+                if run.entry and run.not_before_us is not None:
+                    self.later(run, run.not_before_us - by_us)
+
+    def later(self, run: Run, at_us: int) -> None:
+        """Begin a waiting execution at an instant."""
+        run.not_before_us = at_us
+        run.entry = self._push_item(at_us, run)
+
+    def _begin(self, run: Run) -> None:
+        run.entry = 0
+        armed = self.armed.get(run.task.id)
+        if armed is not None and armed.task.enabled:
+            run.task = armed.task  # a changed body applies from the next start
+        elif armed is not None and run.row.cause not in (Cause.HAND, Cause.BACKFILL):
+            return  # paused: `arm` begins it again when the task is resumed
+        self.running.begin(run)
 
     def arm(self, task: Task, remaining: int | None = None) -> Armed:
         """Plan a stored task; `remaining` bounds how many executions it may start."""
@@ -75,6 +102,11 @@ class Engine:
                 armed.gap, armed.arming = None, False
             armed.take(task)
             armed.remaining = remaining
+        if task.enabled:
+            for run in self.running.of(task.id):
+                if not run.working and not run.entry and not run.queued:
+                    self.later(run, run.not_before_us or 0)
+            self.running.next_in_queue(task.id)
         if self._fall_back(armed):
             return armed
         # The store knows the next fire: ten thousand tasks need no computing at a start.
@@ -129,11 +161,14 @@ class Engine:
         if armed.entry and armed.at_us == at_us and at_us > self._clock.now_us():
             return  # it stands there already
         armed.at_us = at_us
-        armed.entry = next(self._numbers)
-        first = self._heap[0][0] if self._heap else None
-        heapq.heappush(self._heap, (at_us, armed.entry, armed))
-        if first is None or at_us < first:
+        armed.entry = self._push_item(at_us, armed)
+
+    def _push_item(self, at_us: int, item: Armed | Run) -> int:
+        entry = next(self._numbers)
+        if not self._heap or at_us < self._heap[0][0]:
             self._wake.set()
+        heapq.heappush(self._heap, (at_us, entry, item))
+        return entry
 
     async def stop(self) -> None:
         """Plan nothing more and interrupt what runs; return when all of it has ended."""
@@ -142,9 +177,11 @@ class Engine:
             self.disarm(task_id)
         with anyio.CancelScope(shield=True):
             while self.running.runs or self.settling:
-                for run in [run for runs in self.running.runs.values() for run in runs]:
-                    run.cancel(Status.INTERRUPTED)
-                await self.changed.wait()
+                for run in [run for runs in self.running.runs.values() for run in runs.values()]:
+                    if run.cancel_status is not Status.INTERRUPTED:
+                        self.running.stop(run, Status.INTERRUPTED)
+                if self.running.runs or self.settling:
+                    await self.change()
 
     def is_armed(self, armed: Armed) -> bool:
         """Tell whether an entry is still the one that is planned."""
@@ -162,12 +199,12 @@ class Engine:
     def due(self, armed: Armed) -> None:
         """Settle the slots of a task that passed."""
         if armed.schedule is None:
-            self.file_due(armed)  # pushed because another owner's run was in the way
+            self.look(armed)  # pushed because another owner's run was in the way
             return
         if armed.settling or not self.is_armed(armed) or armed.next_fire is None:
             return
         now_us = self._clock.now_us()
-        passed = armed.schedule.passed(armed.cursor, now_us)
+        passed = armed.passed(now_us)
         if passed is None:
             self.replan(armed)
             return
@@ -175,13 +212,44 @@ class Engine:
             following = armed.schedule.next_fire(passed.last.slot)
             self._push(armed, following.at_us if following else now_us + _RETRY_US)
             return
-        busy = bool(self.running.runs.get(armed.task.id)) or armed.elsewhere
-        plan = decide(armed, passed, now_us, busy and armed.task.overlap != "allow")
+        plan = self._decided(armed, passed, now_us)
         if plan is not None:
             self._settle(armed, plan, now_us)
         elif armed.elsewhere:
             self._push(armed, now_us + _RETRY_US)
         armed.elsewhere = False
+
+    def _decided(self, armed: Armed, passed: Passed, now_us: int) -> Plan | None:
+        """Decide about slots that are due, by the task's overlap; None leaves them for when it is free."""
+        overlap, task_id = armed.task.overlap, armed.task.id
+        if overlap == "allow":
+            return decide(armed, passed, now_us, busy=False)
+        busy = self.running.occupied(task_id) or armed.elsewhere
+        if overlap == "queue":
+            waiting = any(run.queued and run.row.cause == Cause.SLOT for run in self.running.of(task_id))
+            armed.behind = waiting or (armed.behind and passed.slots > 1)
+            return None if waiting else decide(armed, passed, now_us, busy=False)
+        if overlap == "replace" and busy:
+            armed.replacing = True
+            self._replace(armed)
+        return decide(armed, passed, now_us, busy)
+
+    def in_the_way(self, armed: Armed) -> bool:
+        """Tell whether a run of a task is going on that a new state has to wait for; `replace` stops it."""
+        if armed.task.overlap == "allow" or not self.running.of(armed.task.id):
+            return False
+        if armed.task.overlap == "replace":
+            self._replace(armed)
+        return True
+
+    def _replace(self, armed: Armed) -> None:
+        """Stop what runs of a task: a newer slot has come."""
+        for run in self.running.of(armed.task.id):
+            if run.cancel_status is None:
+                self.running.stop(run, Status.CANCELLED, "replaced")
+        if armed.elsewhere:
+            task_id, owner, now_us = armed.task.id, self.running.owner, self._clock.now_us()
+            self._writer.submit(Call(lambda db: records.ask_to_stop(db, task_id, owner, now_us)), lambda answer: None)
 
     def waits_for_names(self, armed: Armed) -> bool:
         """Tell whether the body needs what nobody has defined; said once, settled when it is there."""
@@ -200,29 +268,52 @@ class Engine:
         for armed in list(self.armed.values()):
             if armed.waits is not None and not self.waits_for_names(armed):
                 self.due(armed)
-                self.file_due(armed)
+                self.look(armed)
 
     def _settle(self, armed: Armed, plan: Plan, now_us: int) -> None:
         run = self._claim(armed, plan.run, now_us) if plan.run else None
         op = settle(armed, plan, now_us, run.row if run else None)
         self._submit(armed, op, run, lambda: self._settled(armed, plan, op))
 
-    def settle_file(self, armed: Armed, cursor: str, slot: str) -> None:
-        """Settle a watched path's new state (`cursor`) and run its slot."""
+    def settle_state(
+        self, armed: Armed, cursor: str, fire: Fire, *, upstream: str | None = None, skipped: str | None = None
+    ) -> None:
+        """Settle a state that was found, a watched path's or the upstream tasks', and run its slot.
+
+        `skipped` says why it does not run: its row is written, and nothing starts.
+        """
         now_us = self._clock.now_us()
-        run = self._claim(armed, Fire(slot, now_us), now_us)
         task = armed.task
+        run = None if skipped else self._claim(armed, fire, now_us, upstream)
+        gap = None
+        if skipped:
+            gap = new_row(
+                task,
+                armed.ids(fire.slot, attempt=0),
+                attempt=0,
+                status=Status.SKIPPED,
+                scheduled_at=fire.at_us,
+                finished_at=now_us,
+                reason="upstream",
+                error=skipped,
+                upstream=upstream,
+            )
         op = transaction(
             task,
             now_us,
             expected=armed.cursor,
             cursor=cursor,
-            free=task.overlap != "allow",
-            claim=run.row,
+            free=run is not None and task.overlap != "allow" and run.row.wait_reason != "queue",
+            max_runs=task.max_runs,
+            claim=run.row if run else None,
+            gap=gap,
         )
 
         def won() -> None:
             armed.cursor, armed.arming = cursor, False
+            if gap is not None:
+                self.running.tell("gap", task, execution=row_execution(task, gap))
+                self.upstream_ended(task.name)
 
         self._submit(armed, op, run, won)
 
@@ -234,7 +325,8 @@ class Engine:
             armed.settling = False
             self.settling -= 1
             if isinstance(settled, Settled) and settled.claimed and run:
-                self.running.start(run)
+                armed.count_run()
+                self.running.claimed(run)
             elif run:
                 self.running.release(run)
             if isinstance(settled, BaseException):
@@ -260,25 +352,22 @@ class Engine:
             else:
                 self.running.tell("gap", armed.task)
         if plan.run is not None:
-            armed.gap = None
+            armed.gap, armed.replacing = None, False
 
     def again(self, armed: Armed) -> None:
         """Plan what comes next, at once when it is already due."""
         if self.is_armed(armed):
             self.replan(armed)
-            self.file_due(armed)
+            self.look(armed)
 
     def _lost(self, armed: Armed) -> None:
         """Somebody else settled, changed, paused or deleted the task: read it again."""
         if not self.is_armed(armed):
             return
         task = records.by_id(self._store, armed.task.id)
-        if task is None or (task.revision, task.version) != (armed.task.revision, armed.task.version):
-            self.disarm(armed.task.id)
-            self.running.tell(
-                "disarmed", armed.task, text="it was changed or deleted elsewhere; run its cell to arm it here"
-            )
+        if self.yields(armed, task):
             return
+        assert task is not None
         moved = task.cursor != armed.cursor
         armed.take(task)
         armed.gap = None
@@ -287,35 +376,98 @@ class Engine:
         elif task.status == "running" and not self.running.runs.get(task.id):
             # In progress with another owner: its slots are skipped there or here, whoever is first.
             armed.elsewhere = True
-            self._reconcile(armed)
+            armed.settling = True
+            self.reconcile(armed)
         else:
             self.again(armed)
 
-    def _reconcile(self, armed: Armed) -> None:
-        """Settle again once it is known whether the other owner still lives."""
-        armed.settling = True
-        now_us = self._clock.now_us()
+    def noticed(self, armed: Armed, state: tuple[int, int, int, str] | None) -> None:
+        """Follow what another owner wrote into a task's row: (revision, version, enabled, cursor), or None."""
+        task = armed.task
+        if armed.settling or state == (task.revision, task.version, task.enabled, armed.cursor):
+            return
+        stored = records.by_id(self._store, task.id)
+        if not self.yields(armed, stored):
+            assert stored is not None
+            self.arm(stored, armed.remaining)
+            self.look(armed)
 
-        def answer(interrupted: object) -> None:
-            armed.settling = False
-            armed.elsewhere = not interrupted
-            if armed.schedule is None:
-                self._push(armed, self._clock.now_us() + (0 if interrupted else _RETRY_US))
-            self.due(armed)
-            self._notify()
+    def take_over(self, armed: Armed, execution: Execution) -> None:
+        """Plan an execution that waits without an owner, or call it missed when that is too late."""
+        if execution.execution_id in self.running.runs.get(armed.task.id, {}):
+            return
+        at_us, now_us = to_us(execution.scheduled_at), self._clock.now_us()
+        if armed.schedule is not None and execution.cause is Cause.SLOT:
+            allowed = grace_us(armed.task, armed.schedule, Fire(_bare(execution.slot), at_us))
+            late = now_us - at_us > max(allowed, ON_TIME_US)
+            if armed.task.catchup == "none" or (late and armed.task.catchup == "latest"):
+                self._miss(armed, execution, now_us)
+                return
+        self.running.take_over(armed.task, execution)
 
-        self._writer.submit(Call(lambda db: reconcile_in(db, self._store, now_us)), answer)
+    def _miss(self, armed: Armed, execution: Execution, now_us: int) -> None:
+        end = End(
+            execution_id=execution.execution_id,
+            owner=None,
+            status=Status.MISSED,
+            started_at=None,
+            finished_at=now_us,
+            duration=None,
+            reason="no_owner",
+        )
+        self._writer.submit(Finish(end=end), lambda answer: self._notify())
 
-    def _claim(self, armed: Armed, fire: Fire, now_us: int) -> Run:
-        return self.running.new_run(armed.task, armed.ids(fire.slot), fire.at_us, now_us)
+    def yields(self, armed: Armed, task: Task | None) -> bool:
+        """Plan a task no more when it was changed or deleted elsewhere: `task` is what is stored now."""
+        if task is not None and (task.revision, task.version) == (armed.task.revision, armed.task.version):
+            return False
+        self.disarm(armed.task.id)
+        self.running.let_wait(armed.task.id)
+        self.running.tell(
+            "disarmed", armed.task, text="it was changed or deleted elsewhere; run its cell to arm it here"
+        )
+        return True
+
+    def reconciled(self, armed: Armed, interrupted: bool) -> None:
+        """Settle again, now that it is known whether the other owner still lives."""
+        armed.settling = False
+        armed.elsewhere = not interrupted
+        if armed.schedule is None:
+            self._push(armed, self._clock.now_us() + (0 if interrupted else _RETRY_US))
+        self.due(armed)
+        self._notify()
+
+    def _claim(self, armed: Armed, fire: Fire, now_us: int, upstream: str | None = None) -> Run:
+        task, ids = armed.task, armed.ids(fire.slot)
+        wait: tuple[str, int | None] | None = None
+        if task.overlap == "queue" and (armed.elsewhere or self.running.runs.get(task.id)):
+            wait = "queue", None
+        elif task.jitter and (begins_us := fire.at_us + jitter_us(task, ids[1])) > now_us:
+            wait = "jitter", begins_us
+        return self.running.new_run(task, ids, fire.at_us, now_us, upstream=upstream, wait=wait)
 
     def ended(self, run: Run) -> None:
         """Plan on after an execution of a task."""
+        self.running.next_in_queue(run.task.id)
         armed = self.armed.get(run.task.id)
         if armed is not None and not armed.settling:
             self.again(armed)
+        if run.task.name in self.running.followed:
+            self.upstream_ended(run.task.name)
         self._notify()
 
     def _notify(self) -> None:
-        self.changed.set()
-        self.changed = anyio.Event()
+        if self._changed is not None:
+            self._changed.set()
+            self._changed = None
+
+    async def change(self) -> None:
+        """Return when something has ended, was settled, or is planned no more."""
+        if self._changed is None:
+            self._changed = anyio.Event()
+        await self._changed.wait()
+
+
+def _bare(slot: str) -> str:
+    """Return a slot without its revision."""
+    return slot.rpartition(".")[2] if slot.startswith("r") else slot

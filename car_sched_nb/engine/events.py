@@ -20,7 +20,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     """Something happened to a task.
 
     `kind`: added, changed, paused, resumed, deleted, waits, armed, claimed, started, progress, cancelling,
-    finished, gap. The execution is there for finished and gap.
+    finished, gap, elsewhere (another owner has it). The execution is there for finished and gap.
     """
 
     kind: str
@@ -29,6 +29,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     execution: Execution | None = None
     result: Any = None
     """The live result, for finished."""
+    final: bool = True
+    """False for a finished attempt whose next one is planned."""
     text: str = ""
 
 
@@ -37,6 +39,11 @@ class Events:
 
     def __init__(self) -> None:
         self._listeners: list[Callable[[Event], None]] = []
+
+    @property
+    def heard(self) -> bool:
+        """Whether anybody listens."""
+        return bool(self._listeners)
 
     def listen(self, listener: Callable[[Event], None]) -> Callable[[], None]:
         """Call `listener` on the engine's loop at each event; return what ends that. It must not block or raise."""

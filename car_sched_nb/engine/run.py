@@ -35,29 +35,71 @@ class Run:
     `state` is waiting, running or cancelling; it is written on the engine's loop and may be read anywhere.
     """
 
+    __slots__ = (
+        "_over",
+        "begun",
+        "cancel_status",
+        "entry",
+        "finish",
+        "holds_place",
+        "limit",
+        "mono_us",
+        "next_attempt",
+        "not_before_us",
+        "output",
+        "over",
+        "params",
+        "progress",
+        "reason",
+        "result",
+        "row",
+        "scope",
+        "started_us",
+        "starting",
+        "state",
+        "task",
+        "wait_reason",
+        "working",
+    )
+
     def __init__(self, task: Task, row: Row, params: dict[str, Any], output: Output) -> None:
         self.task = task
         self.row = row
         self.params = params
         self.output = output
         self.scope = anyio.CancelScope()
-        self.limit = anyio.CancelScope()
-        self.ended = anyio.Event()
+        self.limit: anyio.CancelScope | None = None
+        """Bounds the work when the task has a timeout."""
         self.state = str(row.status)
         self.wait_reason = row.wait_reason
+        self.not_before_us = row.not_before
+        self.entry = 0
+        """Its number in the engine's heap while it waits for an instant."""
+        self.starting = False
+        """Its start is being written."""
+        self.working = False
+        """A task of the loop drives it."""
         self.begun = False
-        self.token = object()
-        self.holds_token = False
+        self.holds_place = False
         self.cancel_status: Status | None = None
+        self.reason: str | None = None
         self.started_us: int | None = None
         self.mono_us = 0
         self.progress: Progress | None = None
         self.result: Any = None
-        self.execution: Execution | None = None
+        self.finish: ops.Finish | None = None
+        self.next_attempt: Run | None = None
+        self.over = False
+        self._over: anyio.Event | None = None
 
     @property
     def execution_id(self) -> str:
         return self.row.execution_id
+
+    @property
+    def queued(self) -> bool:
+        """Whether it stands in its task's queue, in nobody's way."""
+        return self.wait_reason == "queue" and not self.working and not self.starting
 
     @property
     def occurrence(self) -> Occurrence:
@@ -72,10 +114,28 @@ class Run:
             params=self.params,
         )
 
-    def cancel(self, status: Status) -> None:
+    @property
+    def execution(self) -> Execution:
+        """The execution as it is stored, or will be."""
+        return row_execution(self.task, self.row, self.finish)
+
+    async def wait_over(self) -> None:
+        """Return when its end is stored."""
+        if self._over is None:
+            self._over = anyio.Event()
+        if not self.over:
+            await self._over.wait()
+
+    def end(self) -> None:
+        """Its end is stored."""
+        self.over = True
+        if self._over is not None:
+            self._over.set()
+
+    def cancel(self, status: Status, reason: str | None = None) -> None:
         """Ask the work to stop; the row says so only when it has."""
         if self.cancel_status is None:
-            self.cancel_status = status
+            self.cancel_status, self.reason = status, reason
             self.state = "cancelling"
         self.scope.cancel()
 
@@ -83,11 +143,12 @@ class Run:
         """The work begins now: timeouts and durations count from here."""
         self.started_us, self.mono_us, self.begun = now_us, mono_us, True
         if self.state == Status.WAITING:
-            self.state, self.wait_reason = str(Status.RUNNING), None
-        if self.task.timeout:
+            self.state = str(Status.RUNNING)
+        self.wait_reason = None
+        if self.limit is not None:
             self.limit.deadline = anyio.current_time() + parse_duration(self.task.timeout) / 1e6
 
-    def finish(self, outcome: Outcome, now_us: int, mono_us: int) -> ops.Finish:
+    def ends(self, outcome: Outcome, now_us: int, mono_us: int) -> ops.Finish:
         """Return what to write about its end."""
         text = self.output.text()
         kept = None
@@ -96,7 +157,7 @@ class Run:
             path = str(self.output.path) if self.output.path else None
             kept = ops.Output(self.execution_id, text, outcome.traceback, displays, path)
         output = outcome.output
-        return ops.Finish(
+        end = ops.End(
             execution_id=self.execution_id,
             owner=self.row.owner,
             status=outcome.status,
@@ -112,8 +173,9 @@ class Run:
             tokens_out=output.tokens_out,
             cost=output.cost,
             model=clip(output.model) if output.model else None,
-            output=kept,
+            reason=self.reason,
         )
+        return ops.Finish(end=end, output=kept, task_id=self.task.id, max_failures=self.task.max_failures)
 
 
 def _kept_displays(displays: list[dict[str, Any]]) -> str | None:
@@ -125,7 +187,7 @@ def _kept_displays(displays: list[dict[str, Any]]) -> str | None:
 
 def row_execution(task: Task, row: Row, finish: ops.Finish | None = None) -> Execution:
     """Return the execution that a row, and its finish, stand for."""
-    end = finish
+    end = finish.end if finish else None
     started = (end.started_at if end else None) or (row.started_at if end is None else None)
     finished = end.finished_at if end else row.finished_at
     return Execution(
@@ -145,7 +207,7 @@ def row_execution(task: Task, row: Row, finish: ops.Finish | None = None) -> Exe
         wait_reason=None if end else row.wait_reason,
         slots=row.slots,
         cause=Cause(row.cause),
-        reason=row.reason,
+        reason=end.reason if end else row.reason,
         version=row.version,
         params=msgspec.json.decode(row.params) if row.params else {},
         runner=row.runner,
@@ -160,6 +222,8 @@ def row_execution(task: Task, row: Row, finish: ops.Finish | None = None) -> Exe
         tokens_out=end.tokens_out if end else None,
         cost=end.cost if end else None,
         model=end.model if end else None,
+        not_before=from_us(row.not_before) if row.not_before and end is None else None,
+        upstream=tuple(msgspec.json.decode(row.upstream)) if row.upstream else (),
     )
 
 

@@ -4,25 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import anyio
 import msgspec
-from anyio.abc import TaskGroup
 
 from car_sched_nb.clock import Clock
 from car_sched_nb.engine.armed import new_row
 from car_sched_nb.engine.events import Event, Events
-from car_sched_nb.engine.run import Outcome, Run, failure, row_execution
+from car_sched_nb.engine.places import Places
+from car_sched_nb.engine.policy import retry_delay_us
+from car_sched_nb.engine.run import Outcome, Run, failure
 from car_sched_nb.errors import InvalidInput, UnknownRunner
-from car_sched_nb.model import Cause, Execution, Status, Task, Trigger, from_us
+from car_sched_nb.loops import Spawn
+from car_sched_nb.model import Cause, Execution, Status, Task, Trigger, from_us, to_us
+from car_sched_nb.occurrence import execution_id
 from car_sched_nb.output import Output, current_output
-from car_sched_nb.runners.base import AgentSpec, Progress, Runner, Runtime, SharedInfra, Work
-from car_sched_nb.store.ops import Settle, Settled, Start
+from car_sched_nb.runners.base import AgentSpec, Progress, Runner, Runtime, SharedInfra, Upstream, Work
+from car_sched_nb.store import records
+from car_sched_nb.store.ops import Call, Finish, Settle, Settled, Start
+from car_sched_nb.store.records import CRASH_ATTEMPTS
 from car_sched_nb.store.sqlite import SqliteStore
 from car_sched_nb.store.writer import Writer
 
-_AGAIN_S = 1.0
+AGAIN_S = 1.0
+"""Seconds until a store that refused a write is asked again."""
 
 
 class Running:
@@ -30,19 +37,21 @@ class Running:
 
     Parameters
     ----------
+    spawn
+        Starts a coroutine as a task of the loop.
     owner
         The id that claims carry.
     runners
         By name; may grow while it runs.
     max_running
-        Executions that run at the same time; more are `waiting` for the limit.
+        Executions that work at the same time; more are `waiting` for the limit.
     """
 
     def __init__(
         self,
         store: SqliteStore,
         writer: Writer,
-        group: TaskGroup,
+        spawn: Spawn,
         *,
         owner: str,
         clock: Clock,
@@ -51,20 +60,27 @@ class Running:
         events: Events,
         max_running: int,
     ) -> None:
-        self.runs: dict[str, set[Run]] = {}
-        """By task id."""
+        self.runs: dict[str, dict[str, Run]] = {}
+        """By task id and execution id, oldest first."""
         self.closing = False
         self.ended: Callable[[Run], None] = lambda run: None
         """Called with each execution after its end is stored; the engine sets it."""
-        self._limiter = anyio.CapacityLimiter(max_running)
+        self.later: Callable[[Run, int], None] = lambda run, at_us: None
+        """Calls `begin` at an instant; the engine sets it."""
+        self.kept: dict[str, tuple[str, Any]] = {}
+        """By task id: (execution id, live result) of the newest that completed, for the tasks that others follow."""
+        self.followed: frozenset[str] = frozenset()
+        """Names of the tasks that others follow."""
+        self._places = Places(max_running)
         self._store = store
         self._writer = writer
-        self._group = group
-        self._owner = owner
+        self._spawn = spawn
+        self.owner = owner
         self._clock = clock
         self._runners = runners
         self._infra = infra
         self._events = events
+        self._folder = store.folder
 
     def runner_of(self, task: Task) -> Runner:
         """Return the runner of a task.
@@ -79,6 +95,17 @@ class Running:
             raise UnknownRunner(task.runner, self._runners)
         return runner
 
+    def of(self, task_id: str) -> list[Run]:
+        """Return what runs or waits of a task here, oldest first."""
+        return list(self.runs.get(task_id, {}).values())
+
+    def occupied(self, task_id: str) -> bool:
+        """Tell whether an occurrence of a task is in progress here, apart from its queue."""
+        runs = self.runs.get(task_id)
+        return runs is not None and any(not run.queued for run in runs.values())
+
+    # Claims
+
     def new_run(
         self,
         task: Task,
@@ -90,20 +117,22 @@ class Running:
         cause: Cause = Cause.SLOT,
         trigger: Trigger | None = None,
         params: Mapping[str, Any] | None = None,
+        upstream: str | None = None,
+        wait: tuple[str, int | None] | None = None,
     ) -> Run:
-        """Return a run to be claimed; it holds a place among `max_running`, or waits for one."""
+        """Return a run to be claimed; it holds a place among `max_running`, or waits: for one, or for `wait`.
+
+        `wait` is (reason, the instant until when or None).
+        """
         runner = self.runner_of(task)
-        values = {**task.params, **(params or {})}
-        kept = _kept_params(values)
-        token = object()
+        values = {**task.params, **params} if params else task.params
         held = False
-        reason = "kernel busy" if runner.waits_for_loop(task) else None
-        if reason is None:
-            try:
-                self._limiter.acquire_on_behalf_of_nowait(token)
-                held = True
-            except anyio.WouldBlock:
-                reason = "limit"
+        reason, not_before = wait or (None, None)
+        if reason is None and runner.waits_for_loop(task):
+            reason = "kernel busy"
+        elif reason is None:
+            held = self._places.take()
+            reason = None if held else "limit"
         row = new_row(
             task,
             ids,
@@ -114,22 +143,27 @@ class Running:
             attempt=attempt,
             cause=cause,
             trigger=trigger,
-            params=kept,
+            params=_kept_params(values) if values else None,
             executor=runner.executor(task),
-            owner=self._owner,
+            owner=self.owner,
+            not_before=not_before,
+            upstream=upstream,
         )
-        run = Run(task, row, values, Output(self._spill(row.execution_id)))
-        run.token, run.holds_token = token, held
+        run = self._run_of(task, row, values)
+        run.holds_place = held
         return run
 
-    def _spill(self, execution_id: str) -> str | None:
-        name = execution_id.replace(":", "_").replace("#", "_")
-        return None if self._store.in_memory else f"{self._store.path}.d/outputs/{name}.txt"
+    def _run_of(self, task: Task, row: Any, params: dict[str, Any]) -> Run:
+        if self._folder is None:
+            return Run(task, row, params, Output())
+        name = row.execution_id.replace(":", "_").replace("#", "_")
+        return Run(task, row, params, Output(f"{self._folder}/outputs/{name}.txt"))
 
     def release(self, run: Run) -> None:
-        if run.holds_token:
-            run.holds_token = False
-            self._limiter.release_on_behalf_of(run.token)
+        """Give back the place that a run holds."""
+        if run.holds_place:
+            run.holds_place = False
+            self._places.give_back()
 
     async def claim(self, run: Run, op: Settle) -> bool:
         """Settle a claim that was asked for by hand; start it when it was won."""
@@ -140,33 +174,187 @@ class Running:
             if settled is None or not settled.claimed:
                 self.release(run)
         if settled.claimed:
-            self.start(run)
+            self.claimed(run)
         return settled.claimed
 
-    def start(self, run: Run) -> None:
-        """Begin a claimed execution."""
-        self.runs.setdefault(run.task.id, set()).add(run)
+    def claimed(self, run: Run) -> None:
+        """Take in an execution whose row is written, and start it when its time has come."""
+        self.runs.setdefault(run.task.id, {})[run.execution_id] = run
         self.tell("claimed", run.task, run)
-        self._group.start_soon(self._run, run, name=run.execution_id)
+        if run.row.status == Status.RUNNING or run.wait_reason == "kernel busy":
+            self._work_on(run)
+        elif run.not_before_us is not None:
+            self.later(run, run.not_before_us)
+        elif run.wait_reason == "limit":
+            self._stand_in_line(run)
+        else:
+            self.next_in_queue(run.task.id)
+
+    def take_over(self, task: Task, found: Execution) -> None:
+        """Plan a waiting execution that has no owner; whoever starts it owns it."""
+        if found.execution_id in self.runs.get(task.id, {}):
+            return
+        row = new_row(
+            task,
+            (found.slot, found.occurrence_id, found.execution_id),
+            status=found.status,
+            scheduled_at=to_us(found.scheduled_at),
+            attempt=found.attempt,
+            wait_reason=found.wait_reason if found.wait_reason in ("queue", "retry delay", "jitter") else "retry delay",
+            cause=found.cause,
+            reason=found.reason,
+            trigger=found.trigger,
+            params=_kept_params(found.params) if found.params else None,
+            executor=self.runner_of(task).executor(task),
+            not_before=to_us(found.not_before) if found.not_before else None,
+            upstream=msgspec.json.encode(found.upstream).decode() if found.upstream else None,
+        )
+        run = self._run_of(task, row, found.params)
+        if row.wait_reason != "queue" and run.not_before_us is None:
+            run.not_before_us = self._clock.now_us()
+        self.claimed(run)
+
+    # What waits
+
+    def next_in_queue(self, task_id: str) -> None:
+        """Begin the first of a task's queue when nothing is in its way."""
+        if not self.occupied(task_id):
+            for run in self.of(task_id)[:1]:
+                self.later(run, 0)
+
+    def begin(self, run: Run) -> None:
+        """Begin a waiting execution now: with a place, and after its start is committed."""
+        if run.working or run.starting or run.over or self.closing:
+            return
+        try:
+            runner = self.runner_of(run.task)
+            waits_for_loop = runner.waits_for_loop(run.task)
+        except Exception as error:  # noqa: BLE001 - what cannot run now ends as a row that says why
+            self._end(run, failure(error, run.task.name))
+            return
+        if waits_for_loop:
+            run.wait_reason = "kernel busy"
+            self._work_on(run)
+        elif not self._places.take():
+            self._stand_in_line(run)
+        else:
+            run.holds_place = True
+            self._start(run)
+
+    def _stand_in_line(self, run: Run) -> None:
+        def go() -> bool:
+            if run.over or run.working or self.closing:
+                return False
+            run.holds_place = True
+            self._start(run)
+            return True
+
+        run.wait_reason = "limit"
+        self._places.when_free(go)
+
+    def _start_op(self, run: Run) -> Start:
+        return Start(
+            run.execution_id,
+            self.owner,
+            self._clock.now_us(),
+            run.task.version,
+            self.runner_of(run.task).executor(run.task),
+            run.task.overlap != "allow",
+            run.task.id,
+        )
+
+    def _start(self, run: Run) -> None:
+        run.starting = True
+
+        def answer(started: bool | BaseException) -> None:
+            run.starting = False
+            if started is True:
+                self._is_ours(run)
+                if run.cancel_status is None:
+                    self._work_on(run)
+                else:
+                    self._end(run, _stopped(run))
+            else:
+                self.release(run)
+                self._not_started(run, started)
+
+        self._writer.submit(self._start_op(run), answer)
+
+    def _is_ours(self, run: Run) -> None:
+        if run.row.owner is None:
+            run.row = msgspec.structs.replace(run.row, owner=self.owner)
+
+    def _not_started(self, run: Run, said: bool | BaseException) -> None:
+        """Somebody else has it, or something is in its way: look at its row."""
+        if run.over:
+            return
+        if run.cancel_status is not None:
+            self._end(run, _stopped(run))
+            return
+        if said is False:
+            found = records.execution(self._store, run.execution_id)
+            if found is None or found.status is not Status.WAITING or found.owner not in (None, self.owner):
+                self.forget(run)
+                return
+        else:
+            self.tell("error", run.task, text=f"the store did not take the start of {run.execution_id}: {said}")
+        run.wait_reason = run.row.wait_reason
+        self.later(run, self._clock.now_us() + int(AGAIN_S * 1e6))
+
+    def forget(self, run: Run) -> None:
+        """Leave an execution to whoever has it now."""
+        self._take_out(run)
+        run.end()
+        self.tell("elsewhere", run.task, run)
+        self.ended(run)
+
+    def let_wait(self, task_id: str) -> None:
+        """Leave what waits of a task to whoever plans it now; what a hand asked for here goes on."""
+        for run in self.of(task_id):
+            if run.working or run.starting or run.row.cause == Cause.HAND:
+                continue
+            if run.row.owner is not None:
+                release = partial(records.release, execution_id=run.execution_id, owner=self.owner)
+                self._writer.submit(Call(release), lambda answer: None)
+            self.forget(run)
+
+    # Work
+
+    def _work_on(self, run: Run) -> None:
+        run.working = True
+        self._spawn(self._run(run))
 
     async def _run(self, run: Run) -> None:
         current_output.set(run.output)
         outcome: Outcome | None = None
         try:
             with run.scope:
-                with run.limit:
+                if run.scope.cancel_called:
+                    pass  # before it began
+                elif run.task.timeout:
+                    run.limit = anyio.CancelScope()
+                    with run.limit:
+                        outcome = await self._work(run)
+                    if outcome is None and not run.scope.cancel_called:
+                        outcome = Outcome(Status.TIMED_OUT, error=f"did not end within {run.task.timeout}")
+                else:
                     outcome = await self._work(run)
-                if outcome is None and not run.scope.cancel_called:
-                    outcome = Outcome(Status.TIMED_OUT, error=f"did not end within {run.task.timeout}")
         finally:
-            with anyio.CancelScope(shield=True):
-                await self._finish(run, outcome or _stopped(run))
+            run.working = False
+            if outcome is not None or run.begun or run.row.status == Status.RUNNING:
+                self._end(run, outcome or _stopped(run))
+            elif self.closing:
+                self._leave(run)
+            else:
+                self.release(run)
+                run.scope = anyio.CancelScope()
+                self._not_started(run, said=False)
 
     async def _work(self, run: Run) -> Outcome:
         try:
             runner = self.runner_of(run.task)
             if not runner.waits_for_loop(run.task):
-                await self._begin(run)
+                self._begin_clock(run)
             output, result = await runner.run(self._as_work(run))
             return Outcome(Status.COMPLETED, output, result)
         except BaseException as error:
@@ -188,8 +376,22 @@ class Running:
         spec = AgentSpec(
             name=task.name, system_prompt=task.system_prompt, max_turns=task.max_turns, metadata=task.agent_metadata
         )
-        runtime = Runtime(run.occurrence, self._infra, run.output, report, lambda: self._last_success(task))
-        return Work(task=task, spec=spec, runtime=runtime, mailbox=self._infra.mailbox(task.name), begin=begin)
+        runtime = Runtime(
+            run.occurrence,
+            self._infra,
+            run.output,
+            report,
+            partial(self._last_success, task),
+            partial(self._upstream, run),
+        )
+        return Work(
+            task=task,
+            spec=spec,
+            runtime=runtime,
+            mailbox=self._infra.mailbox(task.name),
+            begin=begin,
+            owner=self.owner,
+        )
 
     def _last_success(self, task: Task) -> datetime | None:
         sql = """SELECT finished_at FROM executions WHERE task_id = ? AND status = 'completed'
@@ -197,67 +399,170 @@ class Running:
         found = self._store.rows(sql, task.id)
         return from_us(found[0][0]) if found else None
 
+    def _upstream(self, run: Run) -> dict[str, Upstream]:
+        ids = msgspec.json.decode(run.row.upstream) if run.row.upstream else []
+        found = {}
+        for id_ in ids:
+            execution = records.execution(self._store, id_)
+            if execution is not None:
+                kept_id, result = self.kept.get(execution.task_id, ("", None))
+                found[execution.task] = Upstream(execution, result if kept_id == id_ else None)
+        return found
+
     async def _begin(self, run: Run) -> None:
-        """Commit the start of a waiting execution; the work begins when this returns."""
+        """Commit the start of an execution that waited for its loop; the work begins when this returns."""
         if run.begun:
             return
-        if not run.holds_token:
-            await self._limiter.acquire_on_behalf_of(run.token)
-            run.holds_token = True
-        now_us = self._clock.now_us()
-        if run.row.status == Status.WAITING and not await self._writer.write(
-            Start(run.execution_id, self._owner, now_us)
-        ):
-            run.cancel(Status.INTERRUPTED)
-            await anyio.lowlevel.checkpoint()
+        if not run.holds_place and not self._places.take():
+            await self._place(run)
+        run.holds_place = True
+        if run.row.status == Status.WAITING:
+            if not await self._writer.write(self._start_op(run)):
+                run.scope.cancel()
+                await anyio.lowlevel.checkpoint()
+            self._is_ours(run)
+        self._begin_clock(run)
+
+    async def _place(self, run: Run) -> None:
+        """Wait in line for a place."""
+        there, gone = anyio.Event(), False
+
+        def go() -> bool:
+            if gone:
+                return False
+            there.set()
+            return True
+
+        run.wait_reason = "limit"
+        self._places.when_free(go)
+        try:
+            await there.wait()
+        except BaseException:
+            gone = True
+            if there.is_set():
+                self._places.give_back()
+            raise
+
+    def _begin_clock(self, run: Run) -> None:
         run.start_clock(self._clock.now_us(), self._clock.monotonic_us())
         self.tell("started", run.task, run)
 
-    async def _finish(self, run: Run, outcome: Outcome) -> None:
-        finish = run.finish(outcome, self._clock.now_us(), self._clock.monotonic_us())
+    # Ends
+
+    def stop(self, run: Run, status: Status, reason: str | None = None) -> None:
+        """Ask an execution to stop; one that has not begun ends at once."""
+        run.cancel(status, reason)
+        self.tell("cancelling", run.task, run)
+        if not run.working and not run.starting and not run.over:
+            if self.closing:
+                self._leave(run)
+            elif run.finish is None:
+                self._end(run, _stopped(run))
+
+    def _leave(self, run: Run) -> None:
+        """Leave an execution that has not begun: its row waits for whoever plans the task next."""
+        self.release(run)
+        self._take_out(run)
+        run.end()
+        self.ended(run)
+
+    def _end(self, run: Run, outcome: Outcome) -> None:
+        run.finish = finish = self._finish_of(run, outcome)
         run.output.close()
         run.result = outcome.result
-        run.execution = row_execution(run.task, run.row, finish)
-        # Until its end is stored it is in progress for everybody: a store that is busy is asked again.
-        while True:
-            try:
-                await self._writer.write(finish)
-            except Exception as error:  # noqa: BLE001 - the engine outlives a store that is gone
-                said = f"the end of {run.execution_id} could not be stored: {error}"
-                self.tell("error", run.task, run, text=said)
-                if self.closing:
-                    break  # the row is interrupted by whoever comes next
-                await anyio.sleep(_AGAIN_S)
-            else:
-                break
         self.release(run)
-        live = self.runs.get(run.task.id, set())
-        live.discard(run)
-        if not live:
-            self.runs.pop(run.task.id, None)
-        run.ended.set()
-        self.tell("finished", run.task, run, execution=run.execution)
+        self._store_end(run, finish)
+
+    def _finish_of(self, run: Run, outcome: Outcome) -> Finish:
+        finish = run.ends(outcome, self._clock.now_us(), self._clock.monotonic_us())
+        task = run.task
+        if outcome.status is Status.COMPLETED:
+            return msgspec.structs.replace(finish, failed=False) if task.max_failures else finish
+        if outcome.status is Status.INTERRUPTED and task.on_crash == "retry" and run.row.attempt < CRASH_ATTEMPTS:
+            retry = msgspec.structs.replace(self._next_attempt(run, 0), owner=None, not_before=finish.end.finished_at)
+            return msgspec.structs.replace(finish, retry=retry)
+        if outcome.status not in (Status.FAILED, Status.TIMED_OUT):
+            return finish
+        if run.row.attempt > task.retries or self.closing:
+            return msgspec.structs.replace(finish, failed=True) if task.max_failures else finish
+        return msgspec.structs.replace(finish, retry=self._next_attempt(run, finish.end.finished_at))
+
+    def _next_attempt(self, run: Run, now_us: int) -> Any:
+        attempt = run.row.attempt + 1
+        delay_us = retry_delay_us(run.task, run.execution_id, run.row.attempt)
+        return msgspec.structs.replace(
+            run.row,
+            execution_id=execution_id(run.row.occurrence_id, attempt),
+            attempt=attempt,
+            status=str(Status.WAITING),
+            wait_reason="retry delay",
+            started_at=None,
+            cause=str(Cause.RETRY),
+            owner=self.owner,
+            not_before=now_us + delay_us,
+        )
+
+    def _store_end(self, run: Run, finish: Finish) -> None:
+        """Write an end; until it is stored it is in progress for everybody, and a store that is busy is asked again."""
+
+        def answer(finished: bool | BaseException) -> None:
+            if not isinstance(finished, BaseException):
+                self._over(run, finish, finished)
+                return
+            said = f"the end of {run.execution_id} could not be stored: {finished}"
+            self.tell("error", run.task, run, text=said)
+            if self.closing:
+                self._over(run, finish, finished=False)  # the row is interrupted by whoever comes next
+            else:
+                self._spawn(self._store_end_later(run, finish))
+
+        self._writer.submit(finish, answer)
+
+    async def _store_end_later(self, run: Run, finish: Finish) -> None:
+        await anyio.sleep(AGAIN_S)
+        self._store_end(run, finish)
+
+    def _over(self, run: Run, finish: Finish, finished: bool) -> None:
+        self._take_out(run)
+        if finish.retry is not None and finished and not self.closing:
+            run.next_attempt = self._run_of(run.task, finish.retry, run.params)
+            self.claimed(run.next_attempt)
+        if run.task.name in self.followed and finish.end.status == Status.COMPLETED:
+            self.kept[run.task.id] = (run.execution_id, run.result)
+        run.end()
+        self.tell("finished", run.task, run)
         self.ended(run)
+
+    def _take_out(self, run: Run) -> None:
+        live = self.runs.get(run.task.id)
+        if live is not None:
+            live.pop(run.execution_id, None)
+            if not live:
+                del self.runs[run.task.id]
 
     def tell(
         self, kind: str, task: Task, run: Run | None = None, *, execution: Execution | None = None, text: str = ""
     ) -> None:
         """Hand an event to the listeners."""
+        if not self._events.heard:
+            return
+        over = run is not None and kind == "finished"
         self._events.tell(
             Event(
                 kind=kind,
                 task=task,
                 execution_id=run.execution_id if run else None,
-                execution=execution,
-                result=run.result if run and execution else None,
+                execution=run.execution if run and over else execution,
+                result=run.result if run and over else None,
+                final=run is None or run.next_attempt is None,
                 text=text,
             )
         )
 
 
-def _kept_params(values: dict[str, Any]) -> str | None:
+def _kept_params(values: Mapping[str, Any]) -> str:
     try:
-        return msgspec.json.encode(values).decode() if values else None
+        return msgspec.json.encode(values).decode()
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise InvalidInput(f"params must be plain values (text, numbers, lists): {error}") from None
 

@@ -15,18 +15,20 @@ import msgspec
 
 from car_sched_nb import files
 from car_sched_nb.clock import Clock, SystemClock
+from car_sched_nb.engine.after import Followers
 from car_sched_nb.engine.armed import Armed, Plan, settle
 from car_sched_nb.engine.check import checked
 from car_sched_nb.engine.core import Engine
 from car_sched_nb.engine.events import Event, Events
 from car_sched_nb.engine.handle import TaskHandle
-from car_sched_nb.engine.run import Run, row_execution
+from car_sched_nb.engine.neighbours import Neighbours
+from car_sched_nb.engine.run import Run
 from car_sched_nb.engine.running import Running
 from car_sched_nb.engine.serving import Serving
 from car_sched_nb.engine.watch import Watcher, cursor_of
 from car_sched_nb.errors import DefinitionChanged, SchedulerClosed, TaskPaused
 from car_sched_nb.executors.loop import LoopHost, OwnLoop
-from car_sched_nb.loops import soon_caller
+from car_sched_nb.loops import soon_caller, spawner
 from car_sched_nb.model import Execution, Status, Task, Trigger, same_slots
 from car_sched_nb.output import route_streams
 from car_sched_nb.runners.base import AgentRunner, Runner, SharedInfra
@@ -39,7 +41,7 @@ from car_sched_nb.store.owners import Owner, reconcile, whoami
 from car_sched_nb.store.records import Defined
 from car_sched_nb.store.sqlite import MEMORY, SqliteStore
 from car_sched_nb.store.writer import Writer
-from car_sched_nb.triggers import schedule_of
+from car_sched_nb.triggers import Fire, schedule_of
 
 _TRIES = 10
 
@@ -119,10 +121,11 @@ class Scheduler:
         stack.callback(self.writer.stop)
         self._group = await stack.enter_async_context(anyio.create_task_group())
         stack.callback(self._group.cancel_scope.cancel)
+        self._spawn = spawner(self._group)
         self.running = Running(
             self.store,
             self.writer,
-            self._group,
+            self._spawn,
             owner=self._owner.id,
             clock=self.clock,
             runners=self.runners,
@@ -135,10 +138,14 @@ class Scheduler:
         self._watcher = Watcher(
             self._file_changed, lambda armed, text: self.running.tell("error", armed.task, text=text)
         )
-        self.engine.file_due = self._watcher.read
+        self._followers = Followers(self.engine, self.store, self.clock, self.namespace)
+        self._neighbours = Neighbours(
+            self.engine, self._followers, self.store, self.writer, self.clock, self._spawn, self.namespace
+        )
+        self.engine.look = self._look
         stack.push_async_callback(self.engine.stop)
         answers.start_soon(self.writer.deliver)
-        for service in (self.engine.timer, self._watcher.run):
+        for service in (self.engine.timer, self._watcher.run, self._neighbours.run):
             self._group.start_soon(service)
         self._entered = True
 
@@ -210,7 +217,7 @@ class Scheduler:
             armed = self.engine.armed.get(defined.task.id)
             if defined.change != "unchanged" and armed is not None:
                 self.engine.arm(defined.task, armed.remaining)
-                self._follow_files([defined.task])
+                self._follow_states([defined.task])
             if defined.change != "unchanged":
                 self.running.tell("added" if defined.change == "new" else "changed", defined.task)
             return defined
@@ -244,8 +251,9 @@ class Scheduler:
     async def _arm(self, tasks: Sequence[Task], remaining: int | None = None) -> None:
         for task in tasks:
             self.engine.arm(task, remaining)
-        self._follow_files(tasks)
+        self._follow_states(tasks)
         await self._call(_note_armed, self._owner.id, [task.id for task in tasks])
+        self._neighbours.take_over()
         for task in tasks:
             self.running.tell("armed", task)
 
@@ -255,12 +263,22 @@ class Scheduler:
 
     async def _disarm(self, task: Task) -> None:
         self.engine.disarm(task.id)
-        self._follow_files([task])
+        self._follow_states([task])
         await self._call(_note_disarmed, self._owner.id, task.id)
 
-    def _follow_files(self, changed: Iterable[Task]) -> None:
-        if any(task.trigger is Trigger.FILE_WATCH for task in changed):
+    def _follow_states(self, changed: Iterable[Task]) -> None:
+        triggers = {task.trigger for task in changed}
+        if Trigger.FILE_WATCH in triggers:
             self._watcher.follow(self.engine.armed.values())
+        if Trigger.AFTER in triggers:
+            self._followers.follow(self.engine.armed.values())
+            self._followers.look_at_all()
+
+    def _look(self, armed: Armed) -> None:
+        if armed.task.trigger is Trigger.FILE_WATCH:
+            self._watcher.read(armed)
+        elif armed.task.trigger is Trigger.AFTER:
+            self._followers.look(armed)
 
     # Looking
 
@@ -301,7 +319,8 @@ class Scheduler:
 
     def live(self, name: str | None = None) -> list[Run]:
         """Return what runs or waits here now."""
-        return [run for runs in self.running.runs.values() for run in runs if name is None or run.task.name == name]
+        runs = [run for runs in self.running.runs.values() for run in runs.values()]
+        return [run for run in runs if name is None or run.task.name == name]
 
     # Running
 
@@ -319,9 +338,7 @@ class Scheduler:
         run = await self._serving.current(stored, params)
         if isinstance(run, Execution):
             return run
-        await run.ended.wait()
-        assert run.execution is not None
-        return run.execution
+        return await _last_attempt(run)
 
     async def run_now(self, name: str, *, params: Mapping[str, Any] | None = None) -> Execution:
         """Start a task outside its grid, now; return its execution once it is claimed, without waiting for its end.
@@ -329,7 +346,7 @@ class Scheduler:
         While it runs already the execution returned is `skipped`, unless overlap is allowed.
         """
         claimed = await self._serving.by_hand(self.task(name), params)
-        return claimed if isinstance(claimed, Execution) else row_execution(claimed.task, claimed.row)
+        return claimed if isinstance(claimed, Execution) else claimed.execution
 
     async def run_loop(self, task: Task | str, max_iterations: int | None = None) -> list[Execution]:
         """Plan a task and return its executions when `max_iterations` of them have ended.
@@ -356,7 +373,7 @@ class Scheduler:
         def hear(event: Event) -> None:
             if event.task.id != stored.id:
                 return
-            if event.kind == "finished" and event.execution:
+            if event.kind == "finished" and event.execution and event.final:
                 found.append(event.execution)
                 if handle:
                     handle.add(event.execution, event.result)
@@ -410,7 +427,7 @@ class Scheduler:
             self.task(name)  # a name that nobody has would wait for nothing and look like success
         with anyio.move_on_after(timeout_s):
             while self._in_progress(names):
-                await self.engine.changed.wait()
+                await self.engine.change()
             return True
         return False
 
@@ -439,22 +456,21 @@ class Scheduler:
         return len(self._ask_to_stop(self.task(name).id, Status.CANCELLED))
 
     def _ask_to_stop(self, task_id: str, status: Status) -> list[Run]:
-        runs = list(self.running.runs.get(task_id, ()))
+        runs = self.running.of(task_id)
         for run in runs:
-            run.cancel(status)
-            self.running.tell("cancelling", run.task, run)
+            self.running.stop(run, status)
         return runs
 
     async def wait_ended(self, runs: Iterable[Run], timeout_s: float) -> None:
         """Wait until these have ended, at most so long."""
         with anyio.move_on_after(timeout_s):
             for run in runs:
-                await run.ended.wait()
+                await run.wait_over()
 
     async def _stop(self, task_id: str, status: Status) -> int:
         runs = self._ask_to_stop(task_id, status)
         for run in runs:
-            await run.ended.wait()
+            await run.wait_over()
         return len(runs)
 
     async def pause(self, name: str) -> bool:
@@ -495,7 +511,7 @@ class Scheduler:
         if armed:
             armed.take(task)
             self.engine.replan(armed)
-            self._follow_files([task])
+            self._follow_states([task])
 
     async def delete(self, name: str) -> None:
         """Hide a task and ask what runs of it to stop; its history stays and its name is free."""
@@ -518,11 +534,12 @@ class Scheduler:
 
     def _file_changed(self, armed: Armed, cursor: str, digest: str, counter: int) -> None:
         # While it runs, the change waits: what counts is the content when the body is free again.
-        busy = bool(self.running.runs.get(armed.task.id)) and armed.task.overlap != "allow"
-        if busy or armed.settling or armed.remaining == 0:
+        now_us = self.clock.now_us()
+        if self.engine.in_the_way(armed) or armed.settling or not armed.may_run(now_us):
             return
         if not self.engine.waits_for_names(armed):
-            self.engine.settle_file(armed, cursor, self._serving.file_slot(armed.task, digest, counter))
+            slot = self._serving.file_slot(armed.task, digest, counter)
+            self.engine.settle_state(armed, cursor, Fire(slot, now_us))
 
     async def _call(self, fn: Callable[..., Any], *args: Any) -> Any:
         return await self.writer.write(Call(lambda db: fn(db, *args)))
@@ -530,6 +547,15 @@ class Scheduler:
     def _check_entered(self) -> None:
         if not self._entered:
             raise SchedulerClosed
+
+
+async def _last_attempt(run: Run) -> Execution:
+    """Return the execution of the last attempt at an occurrence, once it has ended."""
+    await run.wait_over()
+    while run.next_attempt is not None:
+        run = run.next_attempt
+        await run.wait_over()
+    return run.execution
 
 
 def _note_armed(db: Any, owner: str, task_ids: list[str]) -> None:

@@ -52,8 +52,8 @@ class Serving:
             claimed = await self._try_current(task, params)
             if claimed is not None:
                 return claimed
-            for run in tuple(self._running.runs.get(task.id, ())):
-                await run.ended.wait()  # another occurrence is in progress
+            for run in self._running.of(task.id):
+                await run.wait_over()  # another occurrence is in progress
             task = self._again(task)
         raise DefinitionChanged(task.name)
 
@@ -116,7 +116,7 @@ class Serving:
             expected=expected,
             cursor=cursor,
             next_at=following.at_us if following else None,
-            free=task.overlap != "allow",
+            free=task.overlap != "allow" and run.row.wait_reason != "queue",
             by_hand=run.row.cause == Cause.HAND and cursor is None,
             claim=run.row,
         )
@@ -128,16 +128,35 @@ class Serving:
             slot = manual_slot()
             occurrence = occurrence_id(task.id, Trigger.MANUAL, slot)
             ids = (slot, occurrence, execution_id(occurrence, 1))
+            queue = task.overlap == "queue" and bool(self._running.of(task.id))
             run = self._running.new_run(
-                task, ids, now_us, now_us, cause=Cause.HAND, trigger=Trigger.MANUAL, params=params
+                task,
+                ids,
+                now_us,
+                now_us,
+                cause=Cause.HAND,
+                trigger=Trigger.MANUAL,
+                params=params,
+                wait=("queue", None) if queue else None,
             )
             if await self._running.claim(run, self._claim_op(task, run, now_us, None, None)):
                 return run
             again = self._again(task)
-            if (again.revision, again.version) == (task.revision, task.version):
+            if (again.revision, again.version) != (task.revision, task.version):
+                task = again
+            elif task.overlap not in ("queue", "replace") or not self._running.of(task.id):
                 return await self._skip_by_hand(again, ids, now_us)
-            task = again
+            elif task.overlap == "replace":
+                await self._replace(task)
         raise DefinitionChanged(task.name)
+
+    async def _replace(self, task: Task) -> None:
+        """Stop what runs of a task here; return when it has ended."""
+        runs = self._running.of(task.id)
+        for run in runs:
+            self._running.stop(run, Status.CANCELLED, "replaced")
+        for run in runs:
+            await run.wait_over()
 
     async def _skip_by_hand(self, task: Task, ids: tuple[str, str, str], now_us: int) -> Execution:
         row = new_row(

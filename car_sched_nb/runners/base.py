@@ -18,7 +18,7 @@ from car_sched_nb.output import Output
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from car_sched_nb.model import Task
+    from car_sched_nb.model import Execution, Task
 
 
 class AgentSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,6 +61,32 @@ class Occurrence(msgspec.Struct, frozen=True, kw_only=True):
     params: dict[str, Any] = msgspec.field(default_factory=dict)
 
 
+class Upstream:
+    """What a task that follows others is told of one of them: its execution, and the live result in this kernel.
+
+    `result` is None after a restart, or when the upstream task has run again since.
+    """
+
+    __slots__ = ("execution", "result")
+
+    def __init__(self, execution: Execution, result: Any = None) -> None:
+        self.execution = execution
+        self.result = result
+
+    def __repr__(self) -> str:
+        return f"<Upstream {self.execution.execution_id} {self.status}>"
+
+    @property
+    def status(self) -> str:
+        """How it ended."""
+        return str(self.execution.status)
+
+    @property
+    def answer(self) -> str:
+        """Its stored text."""
+        return self.execution.answer or ""
+
+
 class Progress(msgspec.Struct, frozen=True):
     """How far a run has come; `total` is None when nobody knows."""
 
@@ -99,6 +125,7 @@ class Runtime:
         output: Output,
         report: Callable[[Progress], None],
         last_success: Callable[[], datetime | None],
+        upstream: Callable[[], dict[str, Upstream]] = dict,
     ) -> None:
         self.occurrence = occurrence
         self.state = infra.state
@@ -107,6 +134,7 @@ class Runtime:
         self.logger = logging.getLogger(f"car_sched_nb.task.{occurrence.task}")
         self._report = report
         self._last_success = last_success
+        self._upstream = upstream
 
     @property
     def scheduled_at(self) -> datetime:
@@ -132,6 +160,11 @@ class Runtime:
     def last_success(self) -> datetime | None:
         """When the task last completed, or None."""
         return self._last_success()
+
+    @property
+    def upstream(self) -> dict[str, Upstream]:
+        """What this run follows, by task name (`--after`); empty for any other."""
+        return self._upstream()
 
     def progress(self, done: float, total: float | None = None, note: str = "") -> None:
         """Tell the dashboard how far the work has come; from any thread."""
@@ -173,6 +206,8 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     runtime: Runtime
     mailbox: Mailbox
     begin: Callable[[], Any]
+    owner: str = ""
+    """The id of the scheduler's life that runs it."""
 
 
 class Runner(Protocol):

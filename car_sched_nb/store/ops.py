@@ -37,13 +37,15 @@ class Row(msgspec.Struct, array_like=True, frozen=True):
     executor: str
     owner: str | None
     error: str | None = None
+    not_before: int | None = None
+    upstream: str | None = None
 
 
 class Settle(msgspec.Struct, frozen=True, kw_only=True):
     """Settle slots of one task: move the cursor and write the claim and gap rows, or do nothing.
 
     Nothing is written unless revision, version and cursor are the expected ones, the task is enabled
-    (or `by_hand`), and, with `free`, no occurrence of it is in progress.
+    (or `by_hand`), it has runs left, and, with `free`, no occurrence of it is in progress.
     """
 
     task_id: str
@@ -57,6 +59,8 @@ class Settle(msgspec.Struct, frozen=True, kw_only=True):
     next_at: int | None = None
     by_hand: bool = False
     free: bool = True
+    max_runs: int = 0
+    """A claim is refused when the task has had so many; 0 counts nothing."""
     claim: Row | None = None
     gap: Row | None = None
     extend: tuple[str, int, int] | None = None
@@ -71,15 +75,23 @@ class Settled(msgspec.Struct, frozen=True):
 
 
 class Start(msgspec.Struct, array_like=True, frozen=True):
-    """A waiting execution begins; answered by whether it may."""
+    """A waiting execution begins, this owner's or one that nobody owns; answered by whether it may.
+
+    It may not while its task is deleted or paused (unless a hand asked), when another owner has asked it to stop,
+    and, with `free`, while another occurrence of its task is in progress or stands in the queue before it.
+    """
 
     execution_id: str
     owner: str
     started_at: int
+    version: int
+    executor: str
+    free: bool
+    task_id: str
 
 
-class Finish(msgspec.Struct, array_like=True, frozen=True):
-    """A live execution ends; answered by whether it was still live and this owner's."""
+class End(msgspec.Struct, array_like=True, frozen=True):
+    """What is written into the row of an execution that ended."""
 
     execution_id: str
     owner: str | None
@@ -96,7 +108,23 @@ class Finish(msgspec.Struct, array_like=True, frozen=True):
     tokens_out: int | None = None
     cost: float | None = None
     model: str | None = None
+    reason: str | None = None
+
+
+class Finish(msgspec.Struct, frozen=True, kw_only=True):
+    """A live execution ends; answered by whether it was still live and this owner's.
+
+    Only then are its `output` and its next attempt (`retry`) written, and its task's failures counted.
+    """
+
+    end: End
     output: Output | None = None
+    retry: Row | None = None
+    task_id: str = ""
+    failed: bool | None = None
+    """One more failure in a row (True), or an end of the series (False)."""
+    max_failures: int = 0
+    """The task is paused after so many in a row."""
 
 
 class Output(msgspec.Struct, array_like=True, frozen=True):

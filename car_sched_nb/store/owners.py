@@ -11,7 +11,6 @@ import secrets
 import socket
 from pathlib import Path
 
-import apsw
 from filelock import FileLock, Timeout
 
 from car_sched_nb.store import records
@@ -52,25 +51,29 @@ class Owner:
             )
 
     def leave(self, now_us: int) -> None:
-        """End this owner; what it left live is marked interrupted."""
+        """End this owner: what it left running is interrupted, what waits is left to whoever plans its task."""
         with self._store.transaction() as db:
-            records.interrupt(db, self.id, now_us)
+            records.let_go(db, self.id, now_us)
         if self._lock:
             self._lock.release()
             Path(self._lock.lock_file).unlink(missing_ok=True)
 
 
+def others(store: SqliteStore, owner: str) -> list[str]:
+    """Return the owners that have not left, without this one; whether they live is another question."""
+    return [str(row[0]) for row in store.rows("SELECT id FROM owners WHERE ended_at IS NULL AND id != ?", owner)]
+
+
 def reconcile(store: SqliteStore, now_us: int) -> list[str]:
-    """Mark what owners that are gone left live as interrupted; return the execution ids."""
+    """Mark what owners that are gone left running as interrupted, once nothing of it runs; return the execution ids.
+
+    Blocks while what they started is ended, which takes some seconds at most.
+    """
+    gone = [owner for owner in others(store, "") if not alive(store, owner)]
+    if not gone:
+        return []
     with store.transaction() as db:
-        return reconcile_in(db, store, now_us)
-
-
-def reconcile_in(db: apsw.Connection, store: SqliteStore, now_us: int) -> list[str]:
-    """Do the same inside a transaction that is under way."""
-    open_ended = db.execute("SELECT id FROM owners WHERE ended_at IS NULL").fetchall()
-    gone = [str(id_) for (id_,) in open_ended if not alive(store, str(id_))]
-    return [execution for id_ in gone for execution in records.interrupt(db, id_, now_us)]
+        return [execution for owner in gone for execution in records.let_go(db, owner, now_us)]
 
 
 def alive(store: SqliteStore, owner: str) -> bool:

@@ -10,26 +10,33 @@ import msgspec
 
 from car_sched_nb.errors import DefinitionChanged, InvalidInput, UnknownTask
 from car_sched_nb.model import Execution, Task, TaskStatus, Trigger, definition, from_us, new_id, same_slots, to_us
+from car_sched_nb.store import upstream
 from car_sched_nb.store.sqlite import SqliteStore
-from car_sched_nb.triggers import resolve_once, schedule_of
+from car_sched_nb.triggers import next_fire, resolve_once, schedule_of
+from car_sched_nb.when import parse_future
 
 # A task's status, in the seed's words, follows from its row and its newest execution.
 _TASK = """
     SELECT t.id, t.namespace, t.name, t.definition, t.enabled, t.revision, t.version, t.cursor, t.next_at,
-        t.created_at, t.anchored_at, t.fire_at, t.last_run_at, t.run_count,
+        t.created_at, t.anchored_at, t.fire_at, t.until_at, t.failures, t.last_run_at, t.run_count,
         EXISTS (SELECT 1 FROM executions e INDEXED BY live WHERE e.task_id = t.id
-            AND e.status IN ('waiting', 'running')),
+            AND e.status IN ('waiting', 'running') AND e.owner IS NOT NULL),
         (SELECT e.status FROM executions e WHERE e.task_id = t.id AND e.status NOT IN ('missed', 'skipped')
             ORDER BY e.seq DESC LIMIT 1)
     FROM tasks t"""
 _EXECUTION_COLUMNS = (
     "execution_id occurrence_id task_id trigger slot attempt status scheduled_at started_at finished_at duration "
     "wait_reason slots cause reason version params runner executor owner answer error error_type turns tool_calls "
-    "tokens_in tokens_out cost model"
+    "tokens_in tokens_out cost model not_before upstream"
 ).split()
 _EXECUTION = f"""
     SELECT {", ".join("e." + name for name in _EXECUTION_COLUMNS)}, t.name, t.namespace
     FROM executions e JOIN tasks t ON t.id = e.task_id"""
+
+_LIVE = "status IN ('waiting', 'running')"
+_UNOWNED = f"{_LIVE} AND owner IS NULL"
+CRASH_ATTEMPTS = 5
+"""A task that tries again after a crash does so until its occurrence had so many attempts: it may be the cause."""
 
 
 class Defined(NamedTuple):
@@ -57,9 +64,9 @@ def _status(enabled: int, live: int, next_at: int | None, last: str | None) -> T
 
 def _task(row: tuple[Any, ...]) -> Task:
     (id_, namespace, name, defined, enabled, revision, version, cursor, next_at) = row[:9]
-    (created_at, anchored_at, fire_at, last_run_at, run_count, live, last) = row[9:]
+    (created_at, anchored_at, fire_at, until_at, failures, last_run_at, run_count, live, last) = row[9:]
     base = msgspec.json.decode(defined, type=Task)
-    watching = base.trigger is Trigger.FILE_WATCH and enabled
+    watching = base.trigger in (Trigger.FILE_WATCH, Trigger.AFTER) and enabled
     return msgspec.structs.replace(
         base,
         id=id_,
@@ -73,6 +80,8 @@ def _task(row: tuple[Any, ...]) -> Task:
         created_at=_instant(created_at),
         anchored_at=_instant(anchored_at),
         fire_at=_instant(fire_at),
+        until_at=_instant(until_at),
+        failures=failures,
         last_run_at=_instant(last_run_at),
         run_count=run_count,
         status=TaskStatus.SCHEDULED if watching and not live else _status(enabled, live, next_at, last),
@@ -120,11 +129,12 @@ def by_id(store: SqliteStore, task_id: str) -> Task | None:
 
 def _execution(row: tuple[Any, ...]) -> Execution:
     values = dict(zip(_EXECUTION_COLUMNS, row[:-2], strict=True))
-    for name in ("scheduled_at", "started_at", "finished_at"):
+    for name in ("scheduled_at", "started_at", "finished_at", "not_before"):
         values[name] = _instant(values[name])
     duration, params = values["duration"], values["params"]
     values["duration"] = None if duration is None else timedelta(microseconds=duration)
     values["params"] = msgspec.json.decode(params) if params else {}
+    values["upstream"] = msgspec.json.decode(values["upstream"]) if values["upstream"] else ()
     return msgspec.convert({**values, "task": row[-2], "namespace": row[-1]}, Execution)
 
 
@@ -195,38 +205,60 @@ def define(db: apsw.Connection, task: Task, namespace: str, now_us: int, baselin
     old = _task(found[0]) if found else None
     if old and definition(old) == definition(task):
         return Defined(old, "unchanged")
+    if task.trigger is Trigger.AFTER:
+        upstream.check(_query(db), task, namespace)
     text = msgspec.json.encode(definition(task)).decode()
+    until_us = _until(task, old, now_us)
     if old and same_slots(old, task):
-        db.execute("UPDATE tasks SET definition = ?, version = version + 1 WHERE id = ?", (text, old.id))
+        kept = {"anchored_at": old.anchored_at, "fire_at": old.fire_at, "run_count": old.run_count}
+        now = msgspec.structs.replace(task, until_at=_instant(until_us), **kept)
+        following = next_fire(now, schedule_of(now), old.cursor)
+        db.execute(
+            "UPDATE tasks SET definition = ?, version = version + 1, until_at = ?, next_at = ? WHERE id = ?",
+            (text, until_us, following.at_us if following else None, old.id),
+        )
         return Defined(_again(db, old.id), "body")
     id_, change = (old.id, "slots") if old else (new_id(), "new")
-    task = msgspec.structs.replace(task, id=id_, anchored_at=from_us(now_us))
+    task = msgspec.structs.replace(task, id=id_, anchored_at=from_us(now_us), until_at=_instant(until_us))
     if task.trigger is Trigger.ONCE:
         task = msgspec.structs.replace(task, fire_at=from_us(resolve_once(task, now_us)))
-    cursor, next_at = _first_slots(task, baseline)
+    cursor, next_at = _first_slots(db, task, namespace, baseline)
     if old is None:
-        sql = """INSERT INTO tasks (definition, cursor, next_at, anchored_at, fire_at, created_at, namespace, name, id)
-            VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+        sql = """INSERT INTO tasks (definition, cursor, next_at, anchored_at, fire_at, until_at, created_at, namespace,
+            name, id) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
         tail: tuple[Any, ...] = (now_us, namespace, task.name, id_)
     else:
-        sql = """UPDATE tasks SET definition = ?, cursor = ?, next_at = ?, anchored_at = ?, fire_at = ?,
+        sql = """UPDATE tasks SET definition = ?, cursor = ?, next_at = ?, anchored_at = ?, fire_at = ?, until_at = ?,
             revision = revision + 1, version = version + 1 WHERE id = ?"""
         tail = (id_,)
     fire_us = to_us(task.fire_at) if task.fire_at else None
-    db.execute(sql, (text, cursor, next_at, now_us, fire_us, *tail))
+    db.execute(sql, (text, cursor, next_at, now_us, fire_us, until_us, *tail))
     return Defined(_again(db, id_), change)
 
 
-def _first_slots(task: Task, baseline: str | None) -> tuple[str, int | None]:
+def _until(task: Task, old: Task | None, now_us: int) -> int | None:
+    """Return the last instant of a task's slots; resolved once, as long as it is typed the same."""
+    if old is not None and old.until == task.until:
+        return to_us(old.until_at) if old.until_at else None
+    return parse_future(task.until, now_us=now_us, zone=task.tz or None) if task.until else None
+
+
+def _first_slots(db: apsw.Connection, task: Task, namespace: str, baseline: str | None) -> tuple[str, int | None]:
     if task.trigger is Trigger.FILE_WATCH:
         if baseline is None:
             raise DefinitionChanged(task.name)
         return baseline, None
+    if task.trigger is Trigger.AFTER:
+        return upstream.cursor_of(upstream.ends(_query(db), task, namespace)), None
     plan = schedule_of(task)
     if plan is None:
         return "", None
-    first = plan.next_fire(plan.start())
+    first = next_fire(task, plan, plan.start())
     return plan.start(), first.at_us if first else None
+
+
+def _query(db: apsw.Connection) -> upstream.Query:
+    return lambda sql, *bindings: db.execute(sql, bindings).fetchall()
 
 
 def _again(db: apsw.Connection, id_: str) -> Task:
@@ -234,9 +266,10 @@ def _again(db: apsw.Connection, id_: str) -> Task:
 
 
 def set_enabled(db: apsw.Connection, task_id: str, enabled: bool) -> bool:
-    """Pause or resume a task; return whether that changed anything."""
+    """Pause or resume a task; return whether that changed anything. Resumed, its failures count from 0."""
     changed = db.execute(
-        "UPDATE tasks SET enabled = ? WHERE id = ? AND enabled != ? RETURNING id", (enabled, task_id, enabled)
+        "UPDATE tasks SET enabled = ?, failures = iif(?, 0, failures) WHERE id = ? AND enabled != ? RETURNING id",
+        (enabled, enabled, task_id, enabled),
     ).fetchall()
     return bool(changed)
 
@@ -245,6 +278,54 @@ def delete(db: apsw.Connection, task_id: str, now_us: int) -> None:
     """Hide a task; its history stays, and its name is free for a new task."""
     db.execute("UPDATE tasks SET deleted_at = ?, next_at = NULL WHERE id = ?", (now_us, task_id))
     db.execute("DELETE FROM armed WHERE task_id = ?", (task_id,))
+    cancel_unowned(db, task_id, now_us)
+
+
+def cancel_unowned(db: apsw.Connection, task_id: str, now_us: int) -> int:
+    """Cancel what waits of a task and has no owner; return how many."""
+    rows = db.execute(
+        f"""UPDATE executions SET status = 'cancelled', wait_reason = NULL, not_before = NULL, finished_at = ?
+        WHERE task_id = ? AND {_UNOWNED} RETURNING seq""",
+        (now_us, task_id),
+    ).fetchall()
+    return len(rows)
+
+
+def ask_to_stop(db: apsw.Connection, task_id: str, owner: str, now_us: int) -> list[str]:
+    """Ask the other owners to stop what runs or waits of a task there; return the execution ids."""
+    rows = db.execute(
+        f"""UPDATE executions SET cancel_asked = coalesce(cancel_asked, ?) WHERE task_id = ? AND {_LIVE}
+            AND owner IS NOT NULL AND owner != ? RETURNING execution_id""",
+        (now_us, task_id, owner),
+    ).fetchall()
+    return [str(row[0]) for row in rows]
+
+
+def release(db: apsw.Connection, execution_id: str, owner: str) -> None:
+    """Take an owner's name off an execution that waits: whoever plans its task may start it."""
+    db.execute(
+        "UPDATE executions SET owner = NULL WHERE execution_id = ? AND owner = ? AND status = 'waiting'",
+        (execution_id, owner),
+    )
+
+
+def asked_to_stop(store: SqliteStore, owner: str) -> list[str]:
+    """Return the executions of an owner that another has asked to stop."""
+    asked = "owner = ? AND cancel_asked IS NOT NULL"
+    sql = f"SELECT execution_id FROM executions INDEXED BY live WHERE {_LIVE} AND {asked}"
+    return [str(row[0]) for row in store.rows(sql, owner)]
+
+
+def unowned(store: SqliteStore, namespace: str) -> list[Execution]:
+    """Return what waits in a namespace and has no owner, oldest first."""
+    found = f"e.seq IN (SELECT seq FROM executions INDEXED BY live WHERE {_UNOWNED})"
+    return executions(store, f"{found} AND t.namespace = ?", namespace)
+
+
+def states(store: SqliteStore, namespace: str) -> dict[str, tuple[int, int, int, str]]:
+    """Return (revision, version, enabled, cursor) of a namespace's tasks, by id."""
+    sql = "SELECT id, revision, version, enabled, cursor FROM tasks WHERE namespace = ? AND deleted_at IS NULL"
+    return {row[0]: row[1:] for row in store.rows(sql, namespace)}
 
 
 def adopt(db: apsw.Connection, old: str, new: str) -> int:
@@ -266,14 +347,38 @@ def adopt(db: apsw.Connection, old: str, new: str) -> int:
     return len(db.execute("UPDATE tasks SET namespace = ? WHERE namespace = ? RETURNING id", (new, old)).fetchall())
 
 
-def interrupt(db: apsw.Connection, owner: str, now_us: int) -> list[str]:
-    """Mark what an owner that is gone left live as interrupted; return the execution ids."""
+def let_go(db: apsw.Connection, owner: str, now_us: int) -> list[str]:
+    """End an owner: what ran there is interrupted, what waited has no owner any more; return what was interrupted.
+
+    A run by hand that did not begin is interrupted too: whoever asked for it is gone. The next attempt of an
+    interrupted execution, where its task wants one, waits for whoever plans the task.
+    """
+    by_hand = "status = 'waiting' AND cause = 'hand'"
     rows = db.execute(
-        """UPDATE executions SET status = 'interrupted', finished_at = ?, wait_reason = NULL,
+        f"""UPDATE executions SET status = 'interrupted', finished_at = ?, wait_reason = NULL, not_before = NULL,
             error = 'the kernel that ran it went away', error_type = 'Interrupted'
-        WHERE owner = ? AND status IN ('waiting', 'running') RETURNING execution_id""",
+        WHERE owner = ? AND {_LIVE} AND (status = 'running' OR {by_hand}) RETURNING execution_id""",
         (now_us, owner),
     ).fetchall()
+    db.execute(f"UPDATE executions SET owner = NULL WHERE owner = ? AND {_LIVE}", (owner,))
     db.execute("DELETE FROM armed WHERE owner = ?", (owner,))
     db.execute("UPDATE owners SET ended_at = coalesce(ended_at, ?) WHERE id = ?", (now_us, owner))
-    return [str(row[0]) for row in rows]
+    interrupted = [str(row[0]) for row in rows]
+    for execution_id in interrupted:
+        _try_again(db, execution_id, now_us)
+    return interrupted
+
+
+def _try_again(db: apsw.Connection, interrupted: str, now_us: int) -> None:
+    """Write the next attempt of an interrupted execution whose task has `on_crash` retry."""
+    db.execute(
+        """INSERT OR IGNORE INTO executions (execution_id, occurrence_id, task_id, trigger, slot, attempt, status,
+            wait_reason, scheduled_at, slots, cause, version, params, runner, executor, not_before, upstream)
+        SELECT e.occurrence_id || '#' || (e.attempt + 1), e.occurrence_id, e.task_id, e.trigger, e.slot, e.attempt + 1,
+            'waiting', 'retry delay', e.scheduled_at, 1, 'retry', e.version, e.params, e.runner, e.executor, :now,
+            e.upstream
+        FROM executions e JOIN tasks t ON t.id = e.task_id
+        WHERE e.execution_id = :id AND t.deleted_at IS NULL AND t.definition ->> 'on_crash' = 'retry'
+            AND e.attempt < max(:most, t.definition ->> 'retries' + 1)""",
+        {"id": interrupted, "now": now_us, "most": CRASH_ATTEMPTS},
+    )

@@ -40,6 +40,14 @@ STEPS = (
         ended_at INTEGER) WITHOUT ROWID;
     CREATE TABLE armed (owner TEXT NOT NULL, task_id TEXT NOT NULL, PRIMARY KEY (owner, task_id)) WITHOUT ROWID;
     """,
+    # Policies: executions that wait for an instant, are asked to stop by another owner, or follow others.
+    """
+    ALTER TABLE tasks ADD COLUMN until_at INTEGER;
+    ALTER TABLE tasks ADD COLUMN failures INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE executions ADD COLUMN not_before INTEGER;
+    ALTER TABLE executions ADD COLUMN cancel_asked INTEGER;
+    ALTER TABLE executions ADD COLUMN upstream TEXT;
+    """,
 )
 """Step n leads from schema version n to n + 1; each runs in one transaction with its version."""
 

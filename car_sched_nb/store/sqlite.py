@@ -6,9 +6,11 @@ Two copies of SQLite in one process break each other's locks on one file, so not
 from __future__ import annotations
 
 import os
+import random
 import threading
+import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,15 +18,30 @@ from typing import Any
 import apsw
 import msgspec
 
-from car_sched_nb.errors import StoreError, StoreNotADatabase, StoreOnNetwork, StoreReadOnly, StoreTooNew
+from car_sched_nb.errors import (
+    StoreBusy,
+    StoreDamaged,
+    StoreError,
+    StoreForked,
+    StoreFull,
+    StoreGone,
+    StoreNotADatabase,
+    StoreOnNetwork,
+    StoreReadOnly,
+    StoreTooNew,
+    StoreUnusable,
+)
 from car_sched_nb.store import schema
-from car_sched_nb.store.ops import Call, Finish, Op, Row, Settle, Settled, Start
+from car_sched_nb.store.ops import Call, End, Finish, Op, Row, Settle, Settled, Start
 
 MEMORY = ":memory:"
-_BUSY_MS = 10_000
+_BUSY_S = 10.0
+_WAIT_S = 0.001
+_LONGEST_WAIT_S = 0.1
+_sleep = time.sleep  # the real one: in a body's thread it is made to wake at a cancel
 _NETWORK_KINDS = frozenset("nfs nfs4 cifs smb smb2 smb3 smbfs afs 9p fuse.sshfs fuse.glusterfs ceph lustre".split())
 _ROW = Row.__struct_fields__
-_FINISH = [name for name in Finish.__struct_fields__ if name not in ("execution_id", "owner", "output")]
+_END = [name for name in End.__struct_fields__ if name not in ("execution_id", "owner")]
 
 
 def _columns(names: Sequence[str], offset: int = 0) -> str:
@@ -37,9 +54,10 @@ _SETTLE = """
         run_count = run_count + j.runs, last_run_at = iif(j.runs, j.at, last_run_at)
     FROM (SELECT value ->> 0 AS id, value ->> 1 AS revision, value ->> 2 AS version, value ->> 3 AS expected,
         value ->> 4 AS cursor, value ->> 5 AS next_at, value ->> 6 AS by_hand, value ->> 7 AS free,
-        value ->> 8 AS runs, value ->> 9 AS at FROM json_each(?)) AS j
+        value ->> 8 AS runs, value ->> 9 AS at, value ->> 10 AS max_runs FROM json_each(?)) AS j
     WHERE tasks.id = j.id AND tasks.deleted_at IS NULL AND tasks.revision = j.revision AND tasks.version = j.version
         AND (tasks.enabled OR j.by_hand) AND (j.expected IS NULL OR tasks.cursor = j.expected)
+        AND (NOT j.runs OR NOT j.max_runs OR tasks.run_count < j.max_runs)
         AND NOT (j.free AND EXISTS (SELECT 1 FROM executions e INDEXED BY live
             WHERE e.task_id = tasks.id AND e.status IN ('waiting', 'running')))
     RETURNING tasks.id"""
@@ -50,15 +68,29 @@ _EXTEND = """
     UPDATE executions SET slots = slots + j.n, finished_at = j.at
     FROM (SELECT value ->> 0 AS id, value ->> 1 AS n, value ->> 2 AS at FROM json_each(?)) AS j
     WHERE execution_id = j.id"""
+# What stands in the queue is not in the way of what is before it: older, or not of the queue at all.
 _START = """
-    UPDATE executions SET status = 'running', wait_reason = NULL, started_at = j.at
-    FROM (SELECT value ->> 0 AS id, value ->> 1 AS owner, value ->> 2 AS at FROM json_each(?)) AS j
-    WHERE execution_id = j.id AND status = 'waiting' AND executions.owner = j.owner RETURNING execution_id"""
+    UPDATE executions SET status = 'running', wait_reason = NULL, not_before = NULL, started_at = j.at,
+        owner = j.owner, version = j.version, executor = j.executor
+    FROM (SELECT value ->> 0 AS id, value ->> 1 AS owner, value ->> 2 AS at, value ->> 3 AS version,
+        value ->> 4 AS executor, value ->> 5 AS free FROM json_each(?)) AS j
+    WHERE execution_id = j.id AND executions.status = 'waiting' AND executions.cancel_asked IS NULL
+        AND (executions.owner IS NULL OR executions.owner = j.owner)
+        AND EXISTS (SELECT 1 FROM tasks t WHERE t.id = executions.task_id AND t.deleted_at IS NULL
+            AND (t.enabled OR executions.cause IN ('hand', 'backfill')))
+        AND NOT (j.free AND EXISTS (SELECT 1 FROM executions e INDEXED BY live
+            WHERE e.task_id = executions.task_id AND e.status IN ('waiting', 'running') AND e.seq != executions.seq
+                AND NOT (e.wait_reason IS 'queue'
+                    AND (executions.wait_reason IS NOT 'queue' OR e.seq > executions.seq))))
+    RETURNING execution_id"""
 _FINISHED = f"""
-    UPDATE executions SET wait_reason = NULL, {", ".join(f"{name} = j.{name}" for name in _FINISH)}
-    FROM (SELECT value ->> 0 AS id, value ->> 1 AS claimed_by, {_columns(_FINISH, 2)} FROM json_each(?)) AS j
+    UPDATE executions SET wait_reason = NULL, not_before = NULL, {", ".join(f"{name} = j.{name}" for name in _END)}
+    FROM (SELECT value ->> 0 AS id, value ->> 1 AS claimed_by, {_columns(_END, 2)} FROM json_each(?)) AS j
     WHERE execution_id = j.id AND executions.status IN ('waiting', 'running') AND executions.owner IS j.claimed_by
     RETURNING execution_id"""
+_FAILURES = """
+    UPDATE tasks SET failures = iif(:failed, failures + 1, 0),
+        enabled = iif(:failed AND failures + 1 >= :most, 0, enabled) WHERE id = :id"""
 _OUTPUT = """
     INSERT OR REPLACE INTO outputs (execution_id, text, traceback, display, path)
     SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4 FROM json_each(?)"""
@@ -82,10 +114,16 @@ class SqliteStore:
         self.path = str(path) if str(path) == MEMORY else str(Path(path).expanduser().absolute())
         self._write_lock = threading.RLock()
         self._readers: deque[apsw.Connection] = deque()
+        self._pid = os.getpid()
+        self._file: tuple[int, int] | None = None
+        self._version = 0
+        self.commits = 0
+        """Transactions through this object, by whichever scheduler."""
         if self.in_memory:
             self._write = apsw.Connection(MEMORY)
         else:
             _prepare_file(Path(self.path))
+            self._file = _identity(self.path)
             self._write = self._connect()
             self._readers.append(self._connect(read=True))
 
@@ -117,7 +155,7 @@ class SqliteStore:
     def _connect(self, read: bool = False) -> apsw.Connection:
         try:
             db = apsw.Connection(self.path)
-            db.set_busy_timeout(_BUSY_MS)
+            db.set_busy_handler(_patience())
             if not read:
                 if db.readonly("main"):
                     raise StoreReadOnly(self.path)
@@ -126,23 +164,40 @@ class SqliteStore:
             db.execute("PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON")
             if read:
                 db.pragma("query_only", True)
-            return db
         except apsw.NotADBError as error:
             raise StoreNotADatabase(self.path, "not an SQLite file") from error
         except (apsw.ReadOnlyError, apsw.CantOpenError, apsw.PermissionsError) as error:
             raise StoreReadOnly(self.path, str(error)) from error
+        self._check_file()
+        return db
+
+    def _check_file(self) -> None:
+        """Refuse to go on with a file that has lost its name: what is written into it is gone with it."""
+        if self._file is not None and _identity(self.path) != self._file:
+            raise StoreGone(self.path)
+
+    def _check_process(self) -> None:
+        # A forked child shares the connection's file and would commit what its parent has begun.
+        if os.getpid() != self._pid:
+            raise StoreForked(self.path)
 
     @contextmanager
     def transaction(self) -> Iterator[apsw.Connection]:
-        """Hold the only write transaction; everything inside is committed together or not at all."""
-        with self._write_lock:
+        """Hold the only write transaction; everything inside is committed together or not at all.
+
+        Raises
+        ------
+        StoreError
+            When the database is busy for longer than 10 s, full, damaged, deleted or replaced; nothing is written.
+        """
+        self._check_process()
+        with self._write_lock, _explained(self.path):
+            self._write.execute("BEGIN IMMEDIATE")
             try:
-                self._write.execute("BEGIN IMMEDIATE")
-            except apsw.ReadOnlyError as error:
-                raise StoreReadOnly(self.path, str(error)) from error
-            try:
+                self._check_file()
                 yield self._write
                 self._write.execute("COMMIT")
+                self.commits += 1
             except BaseException:
                 # SQLite has already rolled back after some errors, a full disk among them.
                 if self._write.in_transaction:
@@ -151,17 +206,31 @@ class SqliteStore:
 
     def rows(self, sql: str, *bindings: Any) -> list[tuple[Any, ...]]:
         """Return the rows of a query; from any thread. A long one does not hold up the others."""
+        self._check_process()
         if self.in_memory:
             with self._write_lock:
                 return self._write.execute(sql, bindings).fetchall()
+        with _explained(self.path):
+            try:
+                reader = self._readers.pop()
+            except IndexError:
+                reader = self._connect(read=True)
+            try:
+                return reader.execute(sql, bindings).fetchall()
+            finally:
+                self._readers.append(reader)
+
+    def changed_elsewhere(self) -> bool | None:
+        """Tell whether another connection has written since the last time; None while this one is writing."""
+        if self.in_memory or not self._write_lock.acquire(blocking=False):
+            return None
         try:
-            reader = self._readers.pop()
-        except IndexError:
-            reader = self._connect(read=True)
-        try:
-            return reader.execute(sql, bindings).fetchall()
+            with _explained(self.path):
+                version: int = self._write.pragma("data_version")
         finally:
-            self._readers.append(reader)
+            self._write_lock.release()
+        changed, self._version = version != self._version, version
+        return changed
 
     def apply(self, batch: Sequence[Op]) -> list[Any]:
         """Write a batch in one transaction, each kind in one statement; return an answer each.
@@ -183,6 +252,49 @@ class SqliteStore:
             self._write.close()
 
 
+def _identity(path: str) -> tuple[int, int] | None:
+    """Tell a file apart from another of its name."""
+    try:
+        stat = os.stat(path)  # noqa: PTH116 - once a transaction
+    except OSError:
+        return None
+    return stat.st_dev, stat.st_ino
+
+
+def _patience() -> Callable[[int], bool]:
+    """Return a busy handler: longer and longer jittered waits, so that several owners do not knock together."""
+    until = 0.0
+
+    def wait(tries: int) -> bool:
+        nonlocal until
+        now = time.monotonic()
+        if tries == 0:
+            until = now + _BUSY_S
+        if now >= until:
+            return False
+        _sleep(min(_LONGEST_WAIT_S, _WAIT_S * 2**tries) * random.uniform(0.5, 1.5))  # noqa: S311 - no secret
+        return True
+
+    return wait
+
+
+@contextmanager
+def _explained(path: str) -> Iterator[None]:
+    """Turn what SQLite says of a file in trouble into an error that says what to do."""
+    try:
+        yield
+    except (apsw.BusyError, apsw.LockedError) as error:
+        raise StoreBusy(path) from error
+    except apsw.ReadOnlyError as error:
+        raise StoreReadOnly(path, str(error)) from error
+    except apsw.FullError as error:
+        raise StoreFull(path) from error
+    except (apsw.CorruptError, apsw.NotADBError) as error:
+        raise StoreDamaged(path, str(error)) from error
+    except (apsw.IOError, apsw.CantOpenError) as error:
+        raise StoreUnusable(path, str(error)) from error
+
+
 def _answer(
     db: apsw.Connection, op: Op, settled: dict[str, Settled], started: set[str], finished: set[str]
 ) -> Settled | bool | Any:
@@ -192,7 +304,7 @@ def _answer(
         case Start():
             return op.execution_id in started
         case Finish():
-            return op.execution_id in finished
+            return op.end.execution_id in finished
         case Call():
             try:
                 with db:  # a savepoint of its own
@@ -222,7 +334,7 @@ def _settle(db: apsw.Connection, ops: list[Settle]) -> dict[str, Settled]:
         [
             (
                 *(op.task_id, op.revision, op.version, op.expected, op.cursor, op.next_at),
-                *(op.by_hand, op.free, int(op.claim is not None), op.now),
+                *(op.by_hand, op.free, int(op.claim is not None), op.now, op.max_runs),
             )
             for op in ops
         ],
@@ -244,10 +356,19 @@ def _settle(db: apsw.Connection, ops: list[Settle]) -> dict[str, Settled]:
 
 
 def _finish(db: apsw.Connection, ops: list[Finish]) -> set[str]:
-    finished = _ids(db, _FINISHED, ops)
-    outputs = [op.output for op in ops if op.output and op.execution_id in finished]
+    finished = _ids(db, _FINISHED, [op.end for op in ops])
+    if not finished:
+        return finished
+    ended = [op for op in ops if op.end.execution_id in finished]
+    outputs = [op.output for op in ended if op.output]
     if outputs:
         db.execute(_OUTPUT, (_json(outputs),))
+    retries = [op.retry for op in ended if op.retry]
+    if retries:
+        _ids(db, _INSERT, retries)
+    for op in ended:
+        if op.max_failures and op.failed is not None:
+            db.execute(_FAILURES, {"failed": op.failed, "most": op.max_failures, "id": op.task_id})
     return finished
 
 

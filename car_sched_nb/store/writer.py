@@ -11,7 +11,7 @@ from typing import Any
 import anyio
 
 from car_sched_nb.errors import SchedulerClosed
-from car_sched_nb.store.ops import Op, Settle
+from car_sched_nb.store.ops import Op, Settle, Start
 from car_sched_nb.store.sqlite import SqliteStore
 
 _Answer = Callable[[Any], None]
@@ -38,6 +38,8 @@ class Writer:
         self._arrived = anyio.Event()
         self._delivery = anyio.CancelScope(shield=True)
         self._closed = False
+        self.commits = 0
+        """Transactions of this writer, so that those of others can be told."""
         self._thread = threading.Thread(target=self._work, name="car-writer", daemon=True)
         self._thread.start()
 
@@ -73,6 +75,7 @@ class Writer:
         while (batch := self._collect()) is not None:
             try:
                 results: Sequence[Any] = self._store.apply([op for op, _ in batch])
+                self.commits += 1
             except BaseException as error:  # noqa: BLE001 - whoever asked must learn of it, and the thread must go on
                 results = [error] * len(batch)
             self._tell([(answer, result) for (_, answer), result in zip(batch, results, strict=True)])
@@ -106,7 +109,7 @@ class Writer:
         self._delivery.cancel()
 
     def _collect(self) -> list[tuple[Op, _Answer]] | None:
-        """Wait for one operation and take all that are there, at most one `Settle` of each task."""
+        """Wait for one operation and take all that are there, at most one `Settle` or `Start` of each task."""
         items, self._held = self._held, []
         if not items:
             first = self._waiting.get()
@@ -129,7 +132,7 @@ class Writer:
         batch = []
         for item in items:
             op = item[0]
-            if isinstance(op, Settle):
+            if isinstance(op, Settle | Start):
                 if op.task_id in seen:
                     self._held.append(item)
                     continue

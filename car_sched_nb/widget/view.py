@@ -121,7 +121,7 @@ class View:
             "next_text": format_instant(fire.at_us, task.tz or None) if fire else "",
             "enabled": task.enabled,
             "armed": armed is not None,
-            "run": _run(next(iter(runs))) if runs else None,
+            "run": _run(next(iter(runs.values()))) if runs else None,
             "last": _last(last) if last else None,
             "served": self._served.get(task.id, 0),
             "failed": self._failed.get(task.id, 0),

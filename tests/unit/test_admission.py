@@ -12,7 +12,7 @@ import pytest
 from car_sched_nb.model import Status, Task, Trigger, from_us
 from car_sched_nb.occurrence import execution_id, occurrence_id
 from car_sched_nb.store import records, sqlite
-from car_sched_nb.store.ops import Call, Finish, Row, Settle, Settled, Start
+from car_sched_nb.store.ops import Call, End, Finish, Row, Settle, Settled, Start
 from car_sched_nb.store.sqlite import SqliteStore
 from tests.unit.world import HANG_S, Recorder, clock_at, every, running
 
@@ -71,7 +71,12 @@ def settle(task: Task, slot: int, **changes: Any) -> Settle:
 
 
 def finish(execution: str, status: str = "completed", owner: str = OWNER) -> Finish:
-    return Finish(execution_id=execution, owner=owner, status=status, started_at=NOW, finished_at=NOW + 5, duration=5)
+    end = End(execution_id=execution, owner=owner, status=status, started_at=NOW, finished_at=NOW + 5, duration=5)
+    return Finish(end=end)
+
+
+def start(task: Task, execution: str, owner: str, at_us: int) -> Start:
+    return Start(execution, owner, at_us, task.version, "loop", True, task.id)
 
 
 def written(store: SqliteStore) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]]:
@@ -219,9 +224,9 @@ def test_a_batch_settles_many_tasks_each_for_itself(store: SqliteStore):
 def test_a_waiting_execution_begins_once_and_only_for_its_owner(store: SqliteStore, task: Task):
     store.apply([settle(task, 0, claim=row(task, 0, status="waiting", started_at=None))])
     execution = row(task, 0).execution_id
-    assert store.apply([Start(execution, "another", NOW + 1)]) == [False]
-    assert store.apply([Start(execution, OWNER, NOW + 2)]) == [True]
-    assert store.apply([Start(execution, OWNER, NOW + 3)]) == [False]
+    assert store.apply([start(task, execution, "another", NOW + 1)]) == [False]
+    assert store.apply([start(task, execution, OWNER, NOW + 2)]) == [True]
+    assert store.apply([start(task, execution, OWNER, NOW + 3)]) == [False]
     assert records.executions(store)[0].started_at == from_us(NOW + 2)
 
 

@@ -437,7 +437,7 @@ async def test_no_more_runs_at_a_time_than_allowed_and_the_others_wait_visibly(s
         for k in range(4):
             await s.add(every("1h", name=f"t{k}"))
         while len(s.live()) < 4:
-            await s.engine.changed.wait()
+            await s.engine.change()
         await recorder.begun.wait()
         waiting = [e for e in s.executions() if e.status == "waiting"]
         assert [e.wait_reason for e in waiting] == ["limit", "limit"]
