@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from car_sched_nb.notebook.decorator import runner as runner
     from car_sched_nb.notebook.decorator import task as task
     from car_sched_nb.notebook.verbs import adopt as adopt
+    from car_sched_nb.notebook.verbs import archive as archive
     from car_sched_nb.notebook.verbs import arm as arm
+    from car_sched_nb.notebook.verbs import backfill as backfill
     from car_sched_nb.notebook.verbs import cancel as cancel
     from car_sched_nb.notebook.verbs import dashboard as dashboard
     from car_sched_nb.notebook.verbs import delete as delete
@@ -66,8 +68,8 @@ _HOMES = {
     "errors": "CarError InvalidInput StoreError UnknownTask",
     "model": "Cause Execution Status Task TaskStatus Trigger",
     "notebook.decorator": "runner task",
-    "notebook.verbs": "adopt arm cancel dashboard delete edit help history list logs namespace pause preview "
-    "resume run run_now scheduler show tasks wait",
+    "notebook.verbs": "adopt archive arm backfill cancel dashboard delete edit help history list logs namespace pause "
+    "preview resume run run_now scheduler show tasks wait",
     "runners.base": "AgentOutput AgentRunner AgentSpec Mailbox Runtime SharedInfra current",
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}

@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Iterator
 from datetime import timedelta
+from functools import lru_cache
 
 from car_sched_nb.errors import InvalidInput
 
@@ -135,6 +136,7 @@ def _us_of_object(value: object) -> int:
     return round(value * SECOND_US)
 
 
+@lru_cache(maxsize=1024)
 def _us_of_text(text: str) -> int:
     given = text.strip()
     if _BARE.fullmatch(given):

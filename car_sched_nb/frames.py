@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from enum import EnumType, StrEnum
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from car_sched_nb.errors import InvalidInput, UnknownTask, nearest
 from car_sched_nb.model import Cause, Status, TaskStatus, Trigger, to_us
 from car_sched_nb.store import records
 from car_sched_nb.store.sqlite import SqliteStore
-from car_sched_nb.triggers import schedule_of, words
-from car_sched_nb.when import parse_when
+from car_sched_nb.triggers import upcoming, words
+from car_sched_nb.when import parse_instant
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -129,7 +130,7 @@ def _where(
     for text, sign in ((since, ">="), (until, "<")):
         if text is not None:
             parts.append(f"e.scheduled_at {sign} ?")
-            bound.append(_instant_us(text, now_us))
+            bound.append(parse_instant(text, now_us=now_us))
     if since is not None and until is not None and bound[-2] > bound[-1]:
         raise InvalidInput(f"since ({since}) is after until ({until}); swap them")
     if states is not None:
@@ -149,17 +150,6 @@ def _check_names(store: SqliteStore, namespace: str | None, names: list[str]) ->
     for name in names:
         if name not in known:
             raise UnknownTask(name, known)
-
-
-def _instant_us(given: str | datetime, now_us: int) -> int:
-    if isinstance(given, str):
-        from car_sched_nb.durations import parse_duration
-
-        try:
-            return now_us - parse_duration(given)
-        except InvalidInput:
-            return parse_when(given, now_us=now_us)
-    return to_us(given if given.tzinfo else given.astimezone())
 
 
 def _frame(columns: Sequence[tuple[str, str, Any]], rows: Sequence[tuple[Any, ...]]) -> pd.DataFrame:
@@ -226,15 +216,7 @@ def preview(task: Task, now_us: int, n: int = 10) -> pd.DataFrame:
     """Return the next `n` planned slots of a task: `slot`, `scheduled_at` (UTC), `local` (in the task's zone)."""
     if n < 0:
         raise InvalidInput(f"n is a whole number from 0, not {n}")
-    plan = schedule_of(task)
-    found: list[tuple[str, int]] = []
-    fire = plan.next_fire(task.cursor) if plan and task.enabled else None
-    if plan and fire and fire.at_us <= now_us:
-        passed = plan.passed(task.cursor, now_us)
-        fire = plan.next_fire(passed.last.slot) if passed else fire
-    while plan and fire and len(found) < n:
-        found.append((fire.slot, fire.at_us))
-        fire = plan.next_fire(fire.slot)
+    found = [(fire.slot, fire.at_us) for fire in islice(upcoming(task, now_us + 1), n)]
     frame = _frame((("slot", "", "str"), ("scheduled_at", "", _INSTANT)), found)
     from car_sched_nb.when import zone_name
 

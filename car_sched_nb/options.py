@@ -40,7 +40,7 @@ class Option(msgspec.Struct, frozen=True):
         return self.name.replace("-", "_")
 
 
-_WHEN = "every once at delay cron watch".split()
+_WHEN = "every once at delay cron watch after".split()
 
 OPTIONS: tuple[Option, ...] = (
     Option(
@@ -77,6 +77,21 @@ OPTIONS: tuple[Option, ...] = (
     Option("at", "TIME", "run one time, at TIME: 09:00, 'tomorrow 9:00', 2026-11-24T09:00", group="when"),
     Option("delay", "DUR", "run one time, after DUR", ("10s", "5m", "1h"), group="when"),
     Option("watch", "PATH", "run when a file, a folder or a glob changes", many=True, group="when"),
+    Option(
+        "after",
+        "TASK",
+        "run when these tasks have all ended since its last run: extract,clean",
+        many=True,
+        group="when",
+    ),
+    Option(
+        "when",
+        "HOW",
+        "which ends --after waits for: completed (default), failed, or ended",
+        ("completed", "failed", "ended"),
+        True,
+        group="when",
+    ),
     Option("runner", "NAME", "what does the work: python (default), shell, or one that you registered", group="what"),
     Option(
         "executor",
@@ -109,14 +124,28 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "overlap",
         "HOW",
-        "a slot that comes while a run is going on: skip it (default) or allow both",
-        ("skip", "allow"),
+        "a slot that comes during a run: skip it (default), queue it, replace the run, or allow both",
+        ("skip", "queue", "replace", "allow"),
+        True,
+    ),
+    Option("retries", "N", "try a failed run again, at most N times", ("1", "3", "5")),
+    Option("retry-delay", "DUR", "wait before a retry (10s); doubled for each further one, up to 1h", ("1s", "1m")),
+    Option("jitter", "DUR", "begin each slot up to DUR later, by a chance that belongs to the slot", ("10s", "1m")),
+    Option("max-runs", "N", "plan no more after N runs; retries do not count"),
+    Option("until", "TIME", "plan no slot after TIME: 18:00, 2026-12-01"),
+    Option("max-failures", "N", "pause the task after N failures in a row", ("3",)),
+    Option(
+        "on-crash",
+        "HOW",
+        "a run whose kernel went away: leave it interrupted (default), or retry it",
+        ("leave", "retry"),
         True,
     ),
     Option("no-run", "", "only define a task that has no trigger; do not run it now", group="mode"),
     Option("test", "", "run it once in this cell and store nothing", group="mode"),
     Option("dry-run", "", "show what would be defined and store nothing", group="mode"),
 )
+_COUNTS = frozenset({"max-turns", "retries", "max-runs", "max-failures"})
 BY_NAME = {option.name: option for option in OPTIONS}
 MODES = frozenset(option.name for option in OPTIONS if option.group == "mode")
 
@@ -179,7 +208,7 @@ def parse_line(line: str) -> tuple[str, dict[str, Any]]:
             value, position = words[position], position + 1
         _put(given, option, value)
         last = f"{option.flag} '{value} "
-        while option.name == "watch" and position < len(words) and not words[position].startswith("--"):
+        while option.name in ("watch", "after") and position < len(words) and not words[position].startswith("--"):
             _put(given, option, words[position])
             position += 1
     return _only_name(loose), given
@@ -276,8 +305,9 @@ def make_task(name: str, prompt: str, given: Mapping[str, Any]) -> Task:
         for key, value in values.items()
         if key not in _WHEN and key != "param"
     }
-    if "max_turns" in fields:
-        fields["max_turns"] = _count("max-turns", fields["max_turns"])
+    for option in _COUNTS & values.keys():
+        field = BY_NAME[option].key
+        fields[field] = _count(option, fields[field])
     return Task(name=name, prompt=prompt, **when, **fields, params=_params(values.get("param", [])))
 
 
@@ -310,6 +340,10 @@ def _trigger(values: dict[str, Any]) -> dict[str, Any]:
         case "watch":
             paths = [value] if isinstance(value, str) else list(value or ())
             return {"trigger": Trigger.FILE_WATCH, "watch_path": "\n".join(str(path) for path in paths)}
+        case "after":
+            names = [value] if isinstance(value, str) else list(value or ())
+            names = [name for text in names for name in str(text).replace(",", " ").split()]
+            return {"trigger": Trigger.AFTER, "after": "\n".join(dict.fromkeys(names))}
         case "once":
             return {"trigger": Trigger.ONCE}
         case "at" | "delay":
@@ -318,8 +352,19 @@ def _trigger(values: dict[str, Any]) -> dict[str, Any]:
             return {"trigger": Trigger.MANUAL}
 
 
+_GOES_WITH = {
+    "align": ("every",),
+    "first": ("every",),
+    "tz": ("every", "cron", "at"),
+    "when": ("after",),
+    "jitter": ("every", "cron"),
+    "until": ("every", "cron", "watch", "after"),
+    "max-runs": ("every", "cron", "watch", "after"),
+}
+
+
 def _check_goes_with(key: str, values: Mapping[str, Any]) -> None:
-    for option, triggers in (("align", ("every",)), ("first", ("every",)), ("tz", ("every", "cron", "at"))):
+    for option, triggers in _GOES_WITH.items():
         if option in values and key not in triggers:
             listed = " or ".join(f"--{name}" for name in triggers)
             raise InvalidInput(f"--{option} goes with {listed}; add one, or leave --{option} away")
@@ -359,6 +404,8 @@ def typed_line(task: Task) -> str:
             words += ["--cron", task.schedule, "--tz", task.tz]
         case Trigger.FILE_WATCH:
             words += ["--watch", *task.watch_path.splitlines()]
+        case Trigger.AFTER:
+            words += ["--after", ",".join(task.after.split())]
         case Trigger.ONCE:
             kind, _, text = task.schedule.partition(" ")
             words += [f"--{kind}", text] if kind else ["--once"]

@@ -101,6 +101,8 @@ class Output:
 
     def text(self) -> str:
         """Return what was kept, with a line that says how much is not shown."""
+        if not self.length:
+            return ""
         with self._lock:
             if self._file and not self._file.closed:
                 self._file.flush()
@@ -122,6 +124,8 @@ def _open_spill(path: Path) -> IO[str]:
 
 def clean(text: str) -> str:
     """Return text that a database takes: no NUL, no lone surrogate."""
+    if text.isascii() and "\x00" not in text:
+        return text
     return text.replace("\x00", "\ufffd").encode("utf-8", "replace").decode()
 
 

@@ -7,6 +7,7 @@ Instants are UTC microseconds.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple, Protocol
 
@@ -168,6 +169,20 @@ def next_fire(task: Task, plan: Schedule | None, cursor: str) -> Fire | None:
     return fire
 
 
+def upcoming(task: Task, from_us: int) -> Iterator[Fire]:
+    """Yield the slots of a stored task from an instant on that it will run."""
+    plan = schedule_of(task)
+    if plan is None or not task.enabled:
+        return
+    passed = plan.passed(task.cursor, from_us - 1)
+    cursor = passed.last.slot if passed else task.cursor
+    left = task.max_runs - task.run_count if task.max_runs else None
+    while left != 0 and (fire := next_fire(task, plan, cursor)) is not None:
+        yield fire
+        cursor = fire.slot
+        left = None if left is None else left - 1
+
+
 @lru_cache(maxsize=4096)
 def _cron(expr: str, zone: str) -> Cron:
     return Cron(expr, zone or None)
@@ -215,9 +230,11 @@ def check_trigger(task: Task) -> Task:
         cron = _cron(task.schedule, task.tz)
         # The zone is part of the definition: a laptop that travels must not move the slots.
         return msgspec.structs.replace(task, schedule=cron.expr, tz=cron.zone)
-    elif task.trigger is Trigger.AFTER and not task.after.split():
+    if task.after and task.trigger is not Trigger.AFTER:
+        raise InvalidInput("a task with an `after` needs its trigger: car.Task(..., trigger='after')")
+    if task.trigger is Trigger.AFTER and not task.after.split():
         raise InvalidInput("--after needs the names of the tasks to follow: --after extract,clean")
-    elif task.trigger is Trigger.FILE_WATCH and not task.watch_path.strip():
+    if task.trigger is Trigger.FILE_WATCH and not task.watch_path.strip():
         raise InvalidInput("--watch needs a file, a folder or a glob: --watch data.csv")
     if task.tz:
         zone_name(task.tz)

@@ -113,6 +113,24 @@ def parse_future(text: str, *, now_us: int, zone: str | None = None, option: str
     raise InvalidInput(f"{text.strip()} {passed}; the next is {named}: {option} {typed}")
 
 
+def parse_instant(given: str | datetime | None, *, now_us: int, zone: str | None = None) -> int | None:
+    """Return the instant that somebody gave: a duration is so long ago, other text as for `parse_when`; None is None.
+
+    Raises
+    ------
+    InvalidInput
+        As `parse_when`.
+    """
+    if given is None:
+        return None
+    if isinstance(given, datetime):
+        return ((given if given.tzinfo else given.astimezone()) - _EPOCH) // timedelta(microseconds=1)
+    try:
+        return now_us - parse_duration(given)
+    except InvalidInput:
+        return parse_when(given, now_us=now_us, zone=zone)
+
+
 def format_instant(us: int, zone: str | None = None) -> str:
     """Return an instant for people: ``Tue 2026-11-24 09:00:00 GMT``.
 

@@ -32,6 +32,8 @@ class Armed:
     """
 
     __slots__ = (
+        "_fire",
+        "_fire_after",
         "arming",
         "at_us",
         "behind",
@@ -66,18 +68,24 @@ class Armed:
             self.gap = None  # slots were settled some other way: the series is broken
         self.cursor = task.cursor
         self.schedule: Schedule | None = schedule_of(task)
+        self._fire: Fire | None = None
+        self._fire_after: str | None = None
+        """The cursor that `_fire` was found for."""
 
     def count_run(self) -> None:
         """Count a claim, as the store did."""
         if self.task.max_runs:
             self.task = msgspec.structs.replace(self.task, run_count=self.task.run_count + 1)
+            self._fire_after = None
 
     @property
     def next_fire(self) -> Fire | None:
         """The next planned slot."""
         if self.schedule is None or not self.task.enabled or self.remaining == 0:
             return None
-        return next_fire(self.task, self.schedule, self.cursor)
+        if self._fire_after != self.cursor:
+            self._fire, self._fire_after = next_fire(self.task, self.schedule, self.cursor), self.cursor
+        return self._fire
 
     def may_run(self, now_us: int) -> bool:
         """Tell whether a task that follows a state may run once more."""

@@ -15,8 +15,16 @@ from car_sched_nb.model import Task, Trigger, check_name
 from car_sched_nb.runners.base import Runner
 from car_sched_nb.triggers import check_trigger
 
-_TEXTS = ("schedule", "timeout", "grace", "watch_path")
-_CHOICES = {"catchup": ("latest", "none", "all"), "overlap": ("skip", "allow")}
+_TEXTS = ("schedule", "timeout", "grace", "watch_path", "retry_delay", "jitter", "until")
+_DURATIONS = {"timeout": False, "grace": True, "retry_delay": True, "jitter": True}
+"""Policies that are durations, and whether they may be 0."""
+_COUNTS = ("retries", "max_runs", "max_failures")
+_CHOICES = {
+    "catchup": ("latest", "none", "all"),
+    "overlap": ("skip", "queue", "replace", "allow"),
+    "on_crash": ("leave", "retry"),
+    "when": ("completed", "failed", "ended"),
+}
 
 
 def checked(task: Task, runners: Mapping[str, Runner]) -> Task:
@@ -33,16 +41,31 @@ def checked(task: Task, runners: Mapping[str, Runner]) -> Task:
         raise UnknownRunner(task.runner, runners)
     for name, choices in _CHOICES.items():
         if getattr(task, name) not in choices:
-            raise InvalidInput(f"--{name} is {' or '.join(choices)}, not {getattr(task, name)!r}")
-    if task.timeout:
-        parse_duration(task.timeout)
-    if task.grace:
-        parse_duration(task.grace, allow_zero=True)
+            given = getattr(task, name)
+            raise InvalidInput(f"--{name.replace('_', '-')} is {' or '.join(choices)}, not {given!r}")
+    for name, allow_zero in _DURATIONS.items():
+        if getattr(task, name):
+            parse_duration(getattr(task, name), allow_zero=allow_zero)
+    for name in _COUNTS:
+        if getattr(task, name) < 0:
+            raise InvalidInput(f"--{name.replace('_', '-')} is a whole number from 0, not {getattr(task, name)}")
+    if task.retry_delay and not task.retries:
+        raise InvalidInput("--retry-delay goes with --retries; add --retries 3, or leave --retry-delay away")
     task = check_trigger(task)
+    _check_jitter(task)
     if task.trigger is Trigger.FILE_WATCH:
         task = msgspec.structs.replace(task, watch_path=files.resolve(task.watch_path))
     runners[task.runner].check(task)
     return task
+
+
+def _check_jitter(task: Task) -> None:
+    if task.jitter and task.trigger is Trigger.INTERVAL:
+        interval_us = parse_duration(task.schedule)
+        if parse_duration(task.jitter, allow_zero=True) >= interval_us:
+            raise InvalidInput(
+                f"--jitter {task.jitter} would run slots into each other; give less than --every {task.schedule}"
+            )
 
 
 def _well_typed(task: Task) -> Task:

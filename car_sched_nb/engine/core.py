@@ -21,7 +21,7 @@ from car_sched_nb.store import records
 from car_sched_nb.store.ops import Call, End, Finish, Settle, Settled
 from car_sched_nb.store.sqlite import SqliteStore
 from car_sched_nb.store.writer import Writer
-from car_sched_nb.triggers import Fire, Passed, grace_us
+from car_sched_nb.triggers import Fire, Passed, grace_us, next_fire
 
 _RETRY_US = 1_000_000
 _STEP_US = 1_000_000
@@ -51,6 +51,10 @@ class Engine:
         """Finds out whether the other owner of what runs still lives, and then calls `reconciled`."""
         self.settling = 0
         """Transactions under way."""
+
+    def now_us(self) -> int:
+        """Return the wall clock."""
+        return self._clock.now_us()
 
     # Planning
 
@@ -124,8 +128,8 @@ class Engine:
             return False
         last = schedule.current(now_us)
         cursor = last.slot if last and last.at_us <= now_us else schedule.start()
-        following = schedule.next_fire(cursor)
         task = armed.task
+        following = next_fire(task, schedule, cursor)
 
         def won() -> None:
             armed.cursor, armed.gap = cursor, None
@@ -147,7 +151,7 @@ class Engine:
         armed = self.armed.pop(task_id, None)
         if armed:
             armed.entry = 0
-            self._notify()
+            self.notify()
 
     def replan(self, armed: Armed) -> None:
         """Put the next fire into the heap."""
@@ -339,7 +343,7 @@ class Engine:
                 if settled.claimed and armed.remaining is not None:
                     armed.remaining -= 1
                 self.again(armed)
-            self._notify()
+            self.notify()
 
         self._writer.submit(op, answer)
 
@@ -415,7 +419,7 @@ class Engine:
             duration=None,
             reason="no_owner",
         )
-        self._writer.submit(Finish(end=end), lambda answer: self._notify())
+        self._writer.submit(Finish(end=end), lambda answer: self.notify())
 
     def yields(self, armed: Armed, task: Task | None) -> bool:
         """Plan a task no more when it was changed or deleted elsewhere: `task` is what is stored now."""
@@ -435,7 +439,7 @@ class Engine:
         if armed.schedule is None:
             self._push(armed, self._clock.now_us() + (0 if interrupted else _RETRY_US))
         self.due(armed)
-        self._notify()
+        self.notify()
 
     def _claim(self, armed: Armed, fire: Fire, now_us: int, upstream: str | None = None) -> Run:
         task, ids = armed.task, armed.ids(fire.slot)
@@ -454,9 +458,10 @@ class Engine:
             self.again(armed)
         if run.task.name in self.running.followed:
             self.upstream_ended(run.task.name)
-        self._notify()
+        self.notify()
 
-    def _notify(self) -> None:
+    def notify(self) -> None:
+        """Wake whoever waits for a change."""
         if self._changed is not None:
             self._changed.set()
             self._changed = None

@@ -67,7 +67,8 @@ class Run:
         self.row = row
         self.params = params
         self.output = output
-        self.scope = anyio.CancelScope()
+        self.scope: anyio.CancelScope | None = None
+        """Around the work while it goes on."""
         self.limit: anyio.CancelScope | None = None
         """Bounds the work when the task has a timeout."""
         self.state = str(row.status)
@@ -137,7 +138,8 @@ class Run:
         if self.cancel_status is None:
             self.cancel_status, self.reason = status, reason
             self.state = "cancelling"
-        self.scope.cancel()
+        if self.scope is not None:
+            self.scope.cancel()
 
     def start_clock(self, now_us: int, mono_us: int) -> None:
         """The work begins now: timeouts and durations count from here."""

@@ -328,26 +328,26 @@ class Running:
         current_output.set(run.output)
         outcome: Outcome | None = None
         try:
-            with run.scope:
-                if run.scope.cancel_called:
-                    pass  # before it began
-                elif run.task.timeout:
+            run.scope = scope = anyio.CancelScope()
+            if run.cancel_status is not None:
+                return  # before it began
+            with scope:
+                if run.task.timeout:
                     run.limit = anyio.CancelScope()
                     with run.limit:
                         outcome = await self._work(run)
-                    if outcome is None and not run.scope.cancel_called:
+                    if outcome is None and not scope.cancel_called:
                         outcome = Outcome(Status.TIMED_OUT, error=f"did not end within {run.task.timeout}")
                 else:
                     outcome = await self._work(run)
         finally:
-            run.working = False
+            run.working, run.scope = False, None
             if outcome is not None or run.begun or run.row.status == Status.RUNNING:
                 self._end(run, outcome or _stopped(run))
             elif self.closing:
                 self._leave(run)
             else:
                 self.release(run)
-                run.scope = anyio.CancelScope()
                 self._not_started(run, said=False)
 
     async def _work(self, run: Run) -> Outcome:
@@ -418,6 +418,7 @@ class Running:
         run.holds_place = True
         if run.row.status == Status.WAITING:
             if not await self._writer.write(self._start_op(run)):
+                assert run.scope is not None
                 run.scope.cancel()
                 await anyio.lowlevel.checkpoint()
             self._is_ours(run)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
+from datetime import datetime
 from functools import partial
 from types import TracebackType
 from typing import Any, Self
@@ -17,6 +18,7 @@ from car_sched_nb import files
 from car_sched_nb.clock import Clock, SystemClock
 from car_sched_nb.engine.after import Followers
 from car_sched_nb.engine.armed import Armed, Plan, settle
+from car_sched_nb.engine.backfill import Backfill, bounds_us
 from car_sched_nb.engine.check import checked
 from car_sched_nb.engine.core import Engine
 from car_sched_nb.engine.events import Event, Events
@@ -26,7 +28,7 @@ from car_sched_nb.engine.run import Run
 from car_sched_nb.engine.running import Running
 from car_sched_nb.engine.serving import Serving
 from car_sched_nb.engine.watch import Watcher, cursor_of
-from car_sched_nb.errors import DefinitionChanged, SchedulerClosed, TaskPaused
+from car_sched_nb.errors import CarError, DefinitionChanged, SchedulerClosed, TaskPaused
 from car_sched_nb.executors.loop import LoopHost, OwnLoop
 from car_sched_nb.loops import soon_caller, spawner
 from car_sched_nb.model import Execution, Status, Task, Trigger, same_slots
@@ -35,15 +37,17 @@ from car_sched_nb.runners.base import AgentRunner, Runner, SharedInfra
 from car_sched_nb.runners.python import PythonRunner
 from car_sched_nb.runners.shell import ShellRunner
 from car_sched_nb.runners.user import RunFunction, UserRunner
-from car_sched_nb.store import records
+from car_sched_nb.store import records, retention
 from car_sched_nb.store.ops import Call
 from car_sched_nb.store.owners import Owner, reconcile, whoami
 from car_sched_nb.store.records import Defined
 from car_sched_nb.store.sqlite import MEMORY, SqliteStore
 from car_sched_nb.store.writer import Writer
 from car_sched_nb.triggers import Fire, schedule_of
+from car_sched_nb.when import parse_instant
 
 _TRIES = 10
+_LOOK_S = 0.05  # between two looks at whether another owner's work has ended
 
 
 class Scheduler:
@@ -97,6 +101,7 @@ class Scheduler:
         self._owner_name = owner_name or whoami(namespace)
         self._max_running = max_running
         self._events = Events()
+        self._backfills: list[Backfill] = []
         self._entered = False
         if runner is not None:
             self.register("agent", runner)
@@ -348,6 +353,36 @@ class Scheduler:
         claimed = await self._serving.by_hand(self.task(name), params)
         return claimed if isinstance(claimed, Execution) else claimed.execution
 
+    async def backfill(self, name: str, start: datetime | str | None = None, end: datetime | str | None = None) -> int:
+        """Run the slots of a period that were missed or skipped, in the background; return how many that are.
+
+        Each runs under its slot's own id and at most once, whoever asks and how often; `cancel` ends it.
+
+        Parameters
+        ----------
+        start, end
+            Aware datetimes, or text as for `--at`, in the task's zone; both included. Open: from the task's creation,
+            until now.
+        """
+        task = self.task(name)
+        now_us = self.clock.now_us()
+        period = [parse_instant(given, now_us=now_us, zone=task.tz or None) for given in (start, end)]
+        backfill = Backfill(self.engine, self.running, self.store, task)
+        count = await backfill.find(*bounds_us(period[0], period[1], task, now_us))
+        if count:
+            self._backfills.append(backfill)
+            self._group.start_soon(self._backfill, backfill)
+        return count
+
+    async def _backfill(self, backfill: Backfill) -> None:
+        try:
+            await backfill.run()
+        except CarError as error:
+            self.running.tell("error", backfill.task, text=f"its backfill ended early: {error}")
+        finally:
+            self._backfills.remove(backfill)
+            self.engine.notify()
+
     async def run_loop(self, task: Task | str, max_iterations: int | None = None) -> list[Execution]:
         """Plan a task and return its executions when `max_iterations` of them have ended.
 
@@ -434,7 +469,8 @@ class Scheduler:
     def _in_progress(self, names: Iterable[str]) -> bool:
         wanted = set(names)
         now_us = self.clock.now_us()
-        if any(not wanted or run.task.name in wanted for run in self.live()):
+        going = [run.task.name for run in self.live()] + [one.task.name for one in self._backfills]
+        if any(not wanted or name in wanted for name in going):
             return True
         return any(
             not self.engine.nothing_due(armed, now_us)
@@ -445,17 +481,32 @@ class Scheduler:
     # Steering
 
     async def cancel(self, name: str) -> int:
-        """Stop what runs or waits of a task; return how many when all of it has really stopped.
+        """Stop what runs or waits of a task, here and elsewhere; return how many when all of it has really stopped.
 
-        The task goes on with its next slot.
+        The task goes on with its next slot. What another kernel runs stops there: it is asked to, and looks four times
+        a second.
         """
-        return await self._stop(self.task(name).id, Status.CANCELLED)
+        return await self._stop(self.task(name).id, Status.CANCELLED) + await self.cancel_elsewhere(name)
+
+    async def cancel_elsewhere(self, name: str, timeout_s: float | None = None) -> int:
+        """Stop what others run of a task, and what waits without an owner; wait for it at most so long."""
+        task_id, now_us = self.task(name).id, self.clock.now_us()
+        asked: list[str] = await self._call(records.ask_to_stop, task_id, self.owner, now_us)
+        unowned: int = await self._call(records.cancel_unowned, task_id, now_us)
+        self._neighbours.look()
+        with anyio.move_on_after(timeout_s):
+            while not records.have_ended(self.store, asked):  # noqa: ASYNC110 - another process ends it
+                await anyio.sleep(_LOOK_S)
+        return len(asked) + unowned
 
     def cancel_soon(self, name: str) -> int:
-        """Ask what runs or waits of a task to stop; return how many were asked, at once."""
+        """Ask what runs or waits of a task here to stop; return how many were asked, at once."""
         return len(self._ask_to_stop(self.task(name).id, Status.CANCELLED))
 
     def _ask_to_stop(self, task_id: str, status: Status) -> list[Run]:
+        for backfill in self._backfills:
+            if backfill.task.id == task_id:
+                backfill.scope.cancel()
         runs = self.running.of(task_id)
         for run in runs:
             self.running.stop(run, status)
@@ -520,6 +571,21 @@ class Scheduler:
         await self._call(records.delete, task.id, self.clock.now_us())
         self._ask_to_stop(task.id, Status.CANCELLED)
         self.running.tell("deleted", task)
+
+    async def archive(self, before: datetime | str) -> int:
+        """Remove the executions of this namespace that ended before an instant, with their outputs; return how many.
+
+        What runs or waits stays, and so does what tells which slots were served: no slot runs again by it.
+
+        Parameters
+        ----------
+        before
+            An aware datetime, or text: `90d` (so long ago), `2026-01-01`.
+        """
+        before_us = parse_instant(before, now_us=self.clock.now_us())
+        count, paths = await self._call(retention.remove, self.namespace, before_us)
+        await anyio.to_thread.run_sync(lambda: [path.unlink(missing_ok=True) for path in paths])
+        return int(count)
 
     async def adopt(self, old: str) -> int:
         """Move the tasks of another namespace into this one; return how many."""

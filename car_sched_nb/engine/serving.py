@@ -8,6 +8,7 @@ from typing import Any
 
 import anyio
 import anyio.to_thread
+import msgspec
 
 from car_sched_nb import files
 from car_sched_nb.clock import Clock
@@ -22,7 +23,7 @@ from car_sched_nb.store import records
 from car_sched_nb.store.ops import Settle
 from car_sched_nb.store.sqlite import SqliteStore
 from car_sched_nb.store.writer import Writer
-from car_sched_nb.triggers import schedule_of
+from car_sched_nb.triggers import next_fire, schedule_of
 
 _TRIES = 10
 
@@ -109,7 +110,8 @@ class Serving:
 
     def _claim_op(self, task: Task, run: Run, now_us: int, expected: str | None, cursor: str | None) -> Settle:
         plan = schedule_of(task)
-        following = plan.next_fire(cursor) if plan and cursor is not None else None
+        served = msgspec.structs.replace(task, run_count=task.run_count + 1)
+        following = next_fire(served, plan, cursor) if cursor is not None else None
         return transaction(
             task,
             now_us,

@@ -11,10 +11,11 @@ import html
 import threading
 import time
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 from car_sched_nb.model import Task, Trigger
-from car_sched_nb.triggers import schedule_of, words
+from car_sched_nb.triggers import upcoming, words
 from car_sched_nb.when import format_instant
 
 _FRESH_S = 6.0
@@ -46,17 +47,8 @@ def lines_of(task: Task, namespace: str, *, live: Sequence[str] = ()) -> list[tu
 
 def next_fires(task: Task, now_us: int, count: int = 3) -> list[str]:
     """Return the next planned instants in words, with their zone."""
-    plan = schedule_of(task)
-    fire = plan.next_fire(task.cursor) if plan and task.enabled else None
-    found: list[str] = []
-    while plan and fire and len(found) < count:
-        if fire.at_us >= now_us - 1_000_000:
-            found.append(format_instant(fire.at_us, task.tz or None))
-        elif passed := plan.passed(fire.slot, now_us):
-            fire = passed.last
-            continue
-        fire = plan.next_fire(fire.slot)
-    return found
+    fires = islice(upcoming(task, now_us - 1_000_000), count)
+    return [format_instant(fire.at_us, task.tz or None) for fire in fires]
 
 
 def fresh_lines(task: Task, change: str, now_us: int, notes: Sequence[str]) -> list[str]:

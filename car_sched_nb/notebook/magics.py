@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -141,22 +141,50 @@ def _run(magics: CarMagics, words: list[str]) -> None:
 
 
 def _name_and_params(words: list[str]) -> tuple[str, dict[str, str]]:
-    params: dict[str, str] = {}
-    names = []
+    names, given = _words_and_options("run", words, {"--param": "param"})
+    return _one("run", names), dict(options.parse_param(text) for _, text in given)
+
+
+def _words_and_options(
+    verb: str, words: list[str], known: Mapping[str, str]
+) -> tuple[list[str], list[tuple[str, str]]]:
+    """Split what follows a verb into plain words and the values of its options, as (what `known` calls it, value)."""
+    names: list[str] = []
+    given: list[tuple[str, str]] = []
     position = 0
     while position < len(words):
-        word = words[position]
-        if word == "--param" and position + 1 < len(words):
-            position += 1
-            params.update([options.parse_param(words[position])])
-        elif word.startswith("--param="):
-            params.update([options.parse_param(word.removeprefix("--param="))])
-        elif word.startswith("--"):
-            raise InvalidInput(f"%car run has no option {word}; write: %car {VERBS['run'].usage}")
-        else:
-            names.append(word)
+        word, equals, value = words[position].partition("=")
         position += 1
-    return _one("run", names), params
+        if not word.startswith("--"):
+            names.append(words[position - 1])
+            continue
+        if word not in known:
+            hint = nearest(word, known, none=";")
+            raise InvalidInput(f"%car {verb} has no option {word}{hint} write: %car {VERBS[verb].usage}")
+        if not equals:
+            if position >= len(words):
+                raise InvalidInput(f"{word} needs a value; write: %car {VERBS[verb].usage}")
+            value, position = words[position], position + 1
+        given.append((known[word], value))
+    return names, given
+
+
+def _backfill(magics: CarMagics, words: list[str]) -> None:
+    names, given = _words_and_options("backfill", words, {"--start": "start", "--end": "end"})
+    name = _one("backfill", names)
+    count = verbs.backfill(name, **dict(given))
+    if count:
+        print(f"{name}: {count} slot{'s' * (count != 1)} run now, in the background; %car cancel {name} ends it")
+    else:
+        print(f"{name}: no slot of that time was missed or skipped, or all of them have run since")
+
+
+def _archive(magics: CarMagics, words: list[str]) -> None:
+    names, given = _words_and_options("archive", words, {"--before": "before"})
+    if names or not given:
+        raise InvalidInput(f"write: %car {VERBS['archive'].usage}")
+    count = verbs.archive(given[-1][1])
+    print(f"removed {count} execution{'s' * (count != 1)}; what is live and each task's last run stay")
 
 
 def _cancel(magics: CarMagics, words: list[str]) -> None:
@@ -211,22 +239,8 @@ _HISTORY_OPTIONS = {"--last": "since", "--since": "since", "--until": "until", "
 
 
 def _history(magics: CarMagics, words: list[str]) -> Any:
-    names: list[str] = []
-    given: dict[str, Any] = {}
-    position = 0
-    while position < len(words):
-        word, equals, value = words[position].partition("=")
-        position += 1
-        if not word.startswith("--"):
-            names.append(words[position - 1])
-            continue
-        if word not in _HISTORY_OPTIONS:
-            raise InvalidInput(f"%car history has no option {word}{nearest(word, _HISTORY_OPTIONS)}")
-        if not equals:
-            if position >= len(words):
-                raise InvalidInput(f"{word} needs a value; write: %car {VERBS['history'].usage}")
-            value, position = words[position], position + 1
-        given[_HISTORY_OPTIONS[word]] = value
+    names, pairs = _words_and_options("history", words, _HISTORY_OPTIONS)
+    given: dict[str, Any] = dict(pairs)
     if "limit" in given:
         given["limit"] = _whole(given["limit"], "--limit")
     return verbs.history(names or None, **given)
@@ -294,6 +308,10 @@ VERBS: dict[str, Verb] = {
     "arm": Verb(
         "arm [NAME | --all]", "plan stored tasks in this kernel, without running their cells", _arm, takes_task=True
     ),
+    "backfill": Verb(
+        "backfill NAME [--start T] [--end T]", "run slots that were missed or skipped", _backfill, takes_task=True
+    ),
+    "archive": Verb("archive --before T", "remove history that ended before T: 90d, 2026-01-01", _archive),
     "delete": Verb("delete NAME", "cancel and hide a task; its history stays", _delete, takes_task=True),
     "show": Verb("show NAME", "print the cell that defines a task", _show, takes_task=True),
     "edit": Verb("edit NAME", "put that cell into a new one", _edit, takes_task=True),

@@ -289,7 +289,7 @@ class KernelScheduler:
         blocked = any(run.execution_id == caller or (on_kernel and run.row.executor == "loop") for run in runs)
         if not blocked:
             await scheduler.wait_ended(runs, _CANCEL_S)
-        return count
+        return count + await scheduler.cancel_elsewhere(name, _CANCEL_S)
 
     def spawn(self, task: Task | str, max_iterations: int | None = None) -> TaskHandle:
         """Run a task in the background and return its handle at once."""

@@ -60,6 +60,18 @@ def arm(name: str | None = None, *, all: bool = False) -> int:  # noqa: A002 - t
     return 1
 
 
+def backfill(name: str, start: datetime | str | None = None, end: datetime | str | None = None) -> int:
+    """Run the slots of a period that were missed or skipped, in the background; return how many. See `Scheduler`."""
+    count: int = scheduler().backfill(name, start, end)
+    return count
+
+
+def archive(before: datetime | str) -> int:
+    """Remove the executions of this notebook that ended before an instant (`90d`: so long ago); return how many."""
+    count: int = scheduler().archive(before)
+    return count
+
+
 def delete(name: str) -> None:
     """Cancel a task and hide it; its history stays and its name is free."""
     scheduler().delete(name)

@@ -131,10 +131,14 @@ class Runtime:
         self.state = infra.state
         self.tools = infra.tools
         self.output = output
-        self.logger = logging.getLogger(f"car_sched_nb.task.{occurrence.task}")
         self._report = report
         self._last_success = last_success
         self._upstream = upstream
+
+    @property
+    def logger(self) -> logging.Logger:
+        """A logger of the task's own; what it logs is kept with the execution."""
+        return logging.getLogger(f"car_sched_nb.task.{self.occurrence.task}")
 
     @property
     def scheduled_at(self) -> datetime:

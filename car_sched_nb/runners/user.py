@@ -62,8 +62,10 @@ class UserRunner:
         return UserRunner(self._name, self._given, OwnLoop())
 
     async def run(self, work: Work) -> tuple[AgentOutput, Any]:
-        fields = {"scheduled_at": work.runtime.scheduled_at.isoformat(), **work.runtime.params}
-        prompt = prompt_fields(work.task.prompt, {name: str(value) for name, value in fields.items()})
+        prompt = work.task.prompt
+        if "{" in prompt:
+            fields = {"scheduled_at": work.runtime.scheduled_at.isoformat(), **work.runtime.params}
+            prompt = prompt_fields(prompt, {name: str(value) for name, value in fields.items()})
         token = current_runtime.set(work.runtime)
         try:
             output = await self._host.run(lambda: self._run(work.spec, prompt, work.runtime, work.mailbox), work.begin)

@@ -316,6 +316,12 @@ def asked_to_stop(store: SqliteStore, owner: str) -> list[str]:
     return [str(row[0]) for row in store.rows(sql, owner)]
 
 
+def have_ended(store: SqliteStore, execution_ids: list[str]) -> bool:
+    """Tell whether none of these executions is live any more."""
+    sql = f"SELECT 1 FROM executions WHERE execution_id IN (SELECT value FROM json_each(?)) AND {_LIVE} LIMIT 1"
+    return not execution_ids or not store.rows(sql, msgspec.json.encode(execution_ids).decode())
+
+
 def unowned(store: SqliteStore, namespace: str) -> list[Execution]:
     """Return what waits in a namespace and has no owner, oldest first."""
     found = f"e.seq IN (SELECT seq FROM executions INDEXED BY live WHERE {_UNOWNED})"

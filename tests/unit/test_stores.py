@@ -6,7 +6,6 @@ import stat
 import threading
 from pathlib import Path
 
-import apsw
 import pytest
 
 from car_sched_nb.errors import StoreNotADatabase, StoreOnNetwork, StoreReadOnly, StoreTooNew

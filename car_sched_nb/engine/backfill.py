@@ -1,0 +1,133 @@
+"""Backfill: slots that were missed or skipped run after all, under their own ids, so that asking twice runs once."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+
+import anyio
+import anyio.to_thread
+
+from car_sched_nb.engine.armed import transaction
+from car_sched_nb.engine.core import Engine
+from car_sched_nb.engine.run import Run
+from car_sched_nb.engine.running import Running
+from car_sched_nb.errors import InvalidInput
+from car_sched_nb.model import Cause, Status, Task, Trigger, to_us
+from car_sched_nb.occurrence import execution_id, occurrence_id, slot_text
+from car_sched_nb.store import records
+from car_sched_nb.store.sqlite import SqliteStore
+from car_sched_nb.triggers import Fire, Schedule, schedule_of
+
+_AT_A_TIME = 32  # of a task whose runs may overlap
+_AGAIN_S = 0.25
+_PLANNED = (Trigger.INTERVAL, Trigger.CRON, Trigger.ONCE)
+
+
+class Backfill:
+    """The slots of one task that are run after all, oldest first."""
+
+    def __init__(self, engine: Engine, running: Running, store: SqliteStore, task: Task) -> None:
+        if task.trigger not in _PLANNED:
+            raise InvalidInput(f"{task.name} has no planned slots to fill in; run it now: %car run {task.name}")
+        self.task = task
+        self.scope = anyio.CancelScope()
+        self._engine = engine
+        self._running = running
+        self._store = store
+        self._slots: list[Fire] = []
+
+    async def find(self, start_us: int, end_us: int) -> int:
+        """Find the slots between two instants that were missed or skipped and not run since; return how many."""
+        found = await anyio.to_thread.run_sync(lambda: [*self._gaps(start_us, end_us)])
+        self._slots = [fire for fire in found if self._attempt(fire) is not None]
+        return len(self._slots)
+
+    def _gaps(self, start_us: int, end_us: int) -> Iterator[Fire]:
+        task, plan = self.task, schedule_of(self.task)
+        assert plan is not None
+        sql = """SELECT slot, slots, scheduled_at FROM executions WHERE task_id = ? AND status IN ('missed', 'skipped')
+            AND cause = 'slot' ORDER BY seq"""
+        prefix = slot_text(task.revision, "")
+        for slot, slots, at_us in self._store.rows(sql, task.id):
+            # A schedule that was changed since has other slots: what its predecessors missed cannot be planned again.
+            if at_us <= end_us and str(slot).startswith(prefix) and (prefix or not str(slot).startswith("r")):
+                for fire in _series(plan, Fire(str(slot).removeprefix(prefix), at_us), slots):
+                    if fire.at_us > end_us:
+                        break
+                    if fire.at_us >= start_us:
+                        yield fire
+
+    def _attempt(self, fire: Fire) -> int | None:
+        """Return the number that a slot's attempt has, or None when it was served."""
+        tried = records.attempts(self._store, self._occurrence(fire))
+        return None if any(one.status is not Status.MISSED for one in tried) else len(tried) + 1
+
+    def _occurrence(self, fire: Fire) -> str:
+        return occurrence_id(self.task.id, self.task.trigger, slot_text(self.task.revision, fire.slot))
+
+    async def run(self) -> None:
+        """Run them, one after the other unless the task's runs may overlap; ends early when the task is changed."""
+        going: deque[Run] = deque()
+        most = _AT_A_TIME if self.task.overlap == "allow" else 1
+        with self.scope:
+            for fire in self._slots:
+                while len(going) >= most:
+                    await going.popleft().wait_over()
+                run = await self._claim(fire)
+                if run is not None:
+                    going.append(run)
+                elif not self._goes_on():
+                    return
+            for run in going:
+                await run.wait_over()
+
+    def _goes_on(self) -> bool:
+        stored = records.by_id(self._store, self.task.id)
+        if stored is None or stored.revision != self.task.revision or self._running.closing:
+            return False
+        self.task = stored
+        return True
+
+    async def _claim(self, fire: Fire) -> Run | None:
+        """Claim a slot as soon as nothing is in its way; None when somebody else has served it."""
+        while self._goes_on() and (attempt := self._attempt(fire)) is not None:
+            task, now_us = self.task, self._engine.now_us()
+            text, occurrence = slot_text(task.revision, fire.slot), self._occurrence(fire)
+            run = self._running.new_run(
+                task,
+                (text, occurrence, execution_id(occurrence, attempt)),
+                fire.at_us,
+                now_us,
+                attempt=attempt,
+                cause=Cause.BACKFILL,
+            )
+            op = transaction(task, now_us, by_hand=True, free=task.overlap != "allow", claim=run.row)
+            if await self._running.claim(run, op):
+                return run
+            with anyio.move_on_after(_AGAIN_S):  # another owner's run ends without a word here
+                await self._engine.change()
+        return None
+
+
+def _series(plan: Schedule, first: Fire, slots: int) -> Iterator[Fire]:
+    fire: Fire | None = first
+    while fire is not None and slots:
+        yield fire
+        fire, slots = plan.next_fire(fire.slot), slots - 1
+
+
+def bounds_us(start: int | None, end: int | None, task: Task, now_us: int) -> tuple[int, int]:
+    """Return a period's bounds; open ones are the task's creation and now.
+
+    Raises
+    ------
+    InvalidInput
+        When it ends before it starts.
+    """
+    assert task.created_at is not None
+    start_us = to_us(task.created_at) if start is None else start
+    end_us = now_us if end is None else min(end, now_us)
+    if end_us < start_us:
+        raise InvalidInput("the backfill ends before it starts; --start comes first, and --end is not in the future")
+    return start_us, end_us

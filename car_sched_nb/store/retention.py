@@ -1,0 +1,36 @@
+"""Removing old history by hand, without what admission needs to know."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import apsw
+
+# Kept whatever its age: what is live and the attempts before it, the newest row of each task (its status, its current
+# slot, what follows it), the newest of all (numbers are never given again), the first row of each content of a watched
+# path (its id must not come again), and slots that were filled in while the gap that they are in is kept.
+_OLD = """
+    SELECT e.seq FROM executions e JOIN tasks t ON t.id = e.task_id
+    WHERE t.namespace = :namespace AND e.finished_at < :before AND e.status NOT IN ('waiting', 'running')
+        AND e.seq < (SELECT max(n.seq) FROM executions n WHERE n.task_id = e.task_id)
+        AND e.seq < (SELECT max(n.seq) FROM executions n WHERE n.task_id = e.task_id AND n.attempt > 0)
+        AND NOT (e.trigger = 'file_watch' AND instr(replace(e.slot, 'r' || t.revision || '.', ''), '.') = 0)
+        AND NOT EXISTS (SELECT 1 FROM executions l INDEXED BY live WHERE l.task_id = e.task_id
+            AND l.status IN ('waiting', 'running') AND l.occurrence_id = e.occurrence_id)
+        AND NOT (e.cause = 'backfill' AND EXISTS (SELECT 1 FROM executions g WHERE g.task_id = e.task_id
+            AND g.seq < e.seq AND g.status IN ('missed', 'skipped') AND g.finished_at >= :before))"""
+
+
+def remove(db: apsw.Connection, namespace: str, before_us: int) -> tuple[int, list[Path]]:
+    """Remove what ended before an instant; return how many executions, and the files of their long outputs."""
+    bound = {"namespace": namespace, "before": before_us}
+    db.execute(f"CREATE TEMP TABLE old AS {_OLD}", bound)
+    try:
+        ids = "SELECT execution_id FROM executions WHERE seq IN (SELECT seq FROM old)"
+        paths = db.execute(f"SELECT path FROM outputs WHERE path IS NOT NULL AND execution_id IN ({ids})").fetchall()
+        db.execute(f"DELETE FROM outputs WHERE execution_id IN ({ids})")
+        db.execute("DELETE FROM executions WHERE seq IN (SELECT seq FROM old)")
+        count = int(db.execute("SELECT count(*) FROM old").get)
+    finally:
+        db.execute("DROP TABLE temp.old")
+    return count, [Path(str(path)) for (path,) in paths]
