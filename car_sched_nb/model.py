@@ -122,7 +122,7 @@ class Execution(msgspec.Struct, frozen=True, kw_only=True):
         return self.duration / timedelta(milliseconds=1) if self.duration is not None else None
 
 
-class Task(msgspec.Struct, frozen=True):
+class Task(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """A definition: what to run (`prompt`), by whom (`runner`), when (`trigger`), under which policies.
 
     The first block has the names of car-scheduler 0.25, the second is this project's. What was typed is
@@ -197,7 +197,7 @@ WHEN = frozenset({"trigger", "schedule", "watch_path", "tz", "align", "first", "
 
 
 def definition(task: Task) -> dict[str, Any]:
-    """Return what was defined, without state, as JSON-ready values."""
+    """Return what was defined and is no default, without state, as JSON-ready values."""
     return {k: v for k, v in msgspec.to_builtins(task).items() if k not in STATE}
 
 

@@ -63,7 +63,7 @@ class Schedule(Protocol):
         ...
 
 
-class Interval(msgspec.Struct, frozen=True):
+class Interval(msgspec.Struct, frozen=True, gc=False):
     """Slot k at `anchor_us + k * interval_us`: no drift, whatever a run takes."""
 
     anchor_us: int
@@ -81,7 +81,10 @@ class Interval(msgspec.Struct, frozen=True):
 
     def passed(self, cursor: str, now_us: int) -> Passed | None:
         first, last = int(cursor) + 1, (now_us - self.anchor_us) // self.interval_us
-        return Passed(last - first + 1, self.fire(first), self.fire(last)) if last >= first else None
+        if last < first:
+            return None
+        newest = self.fire(last)
+        return Passed(last - first + 1, newest if last == first else self.fire(first), newest)
 
     def current(self, now_us: int) -> Fire:
         return self.fire(max(self.first, (now_us - self.anchor_us) // self.interval_us))

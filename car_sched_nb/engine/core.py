@@ -106,7 +106,7 @@ class Engine:
                 armed.gap, armed.arming = None, False
             armed.take(task)
             armed.remaining = remaining
-        if task.enabled:
+        if task.enabled and task.id in self.running.runs:
             for run in self.running.of(task.id):
                 if not run.working and not run.entry and not run.queued:
                     self.later(run, run.not_before_us or 0)

@@ -125,7 +125,7 @@ class Running:
         `wait` is (reason, the instant until when or None).
         """
         runner = self.runner_of(task)
-        values = {**task.params, **params} if params else task.params
+        values = {**task.params, **(params or {})}
         held = False
         reason, not_before = wait or (None, None)
         if reason is None and runner.waits_for_loop(task):
@@ -374,7 +374,10 @@ class Running:
             run.progress = progress
 
         spec = AgentSpec(
-            name=task.name, system_prompt=task.system_prompt, max_turns=task.max_turns, metadata=task.agent_metadata
+            name=task.name,
+            system_prompt=task.system_prompt,
+            max_turns=task.max_turns,
+            metadata=dict(task.agent_metadata),
         )
         runtime = Runtime(
             run.occurrence,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -35,6 +36,7 @@ _EXECUTION = f"""
 
 _LIVE = "status IN ('waiting', 'running')"
 _UNOWNED = f"{_LIVE} AND owner IS NULL"
+_EMPTY: dict[str, Any] = {}  # never written to
 CRASH_ATTEMPTS = 5
 """A task that tries again after a crash does so until its occurrence had so many attempts: it may be the cause."""
 
@@ -67,18 +69,25 @@ def _task(row: tuple[Any, ...]) -> Task:
     (created_at, anchored_at, fire_at, until_at, failures, last_run_at, run_count, live, last) = row[9:]
     base = msgspec.json.decode(defined, type=Task)
     watching = base.trigger in (Trigger.FILE_WATCH, Trigger.AFTER) and enabled
+    created = _instant(created_at)
+    # Ten thousand tasks in memory share what they have in common.
     return msgspec.structs.replace(
         base,
+        agent_metadata=base.agent_metadata or _EMPTY,
+        params=base.params or _EMPTY,
+        schedule=sys.intern(base.schedule),
+        runner=sys.intern(base.runner),
+        tz=sys.intern(base.tz),
         id=id_,
-        namespace=namespace,
+        namespace=sys.intern(namespace),
         name=name,
         enabled=bool(enabled),
         revision=revision,
         version=version,
         cursor=cursor,
         next_at=_instant(next_at),
-        created_at=_instant(created_at),
-        anchored_at=_instant(anchored_at),
+        created_at=created,
+        anchored_at=created if anchored_at == created_at else _instant(anchored_at),
         fire_at=_instant(fire_at),
         until_at=_instant(until_at),
         failures=failures,
@@ -92,7 +101,7 @@ def tasks(store: SqliteStore, namespace: str | None = None) -> list[Task]:
     """Return the tasks of a namespace (or all), oldest first."""
     where = "t.deleted_at IS NULL" + ("" if namespace is None else " AND t.namespace = ?")
     bound = () if namespace is None else (namespace,)
-    return [_task(row) for row in store.rows(f"{_TASK} WHERE {where} ORDER BY t.created_at, t.id", *bound)]
+    return store.map(_task, f"{_TASK} WHERE {where} ORDER BY t.created_at, t.id", *bound)
 
 
 def find(store: SqliteStore, namespace: str, name: str) -> Task | None:
@@ -385,6 +394,6 @@ def _try_again(db: apsw.Connection, interrupted: str, now_us: int) -> None:
             e.upstream
         FROM executions e JOIN tasks t ON t.id = e.task_id
         WHERE e.execution_id = :id AND t.deleted_at IS NULL AND t.definition ->> 'on_crash' = 'retry'
-            AND e.attempt < max(:most, t.definition ->> 'retries' + 1)""",
+            AND e.attempt < max(:most, coalesce(t.definition ->> 'retries', 0) + 1)""",
         {"id": interrupted, "now": now_us, "most": CRASH_ATTEMPTS},
     )

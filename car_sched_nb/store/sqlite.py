@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import apsw
 import msgspec
@@ -34,6 +34,7 @@ from car_sched_nb.errors import (
 from car_sched_nb.store import schema
 from car_sched_nb.store.ops import Call, End, Finish, Op, Row, Settle, Settled, Start
 
+T = TypeVar("T")
 MEMORY = ":memory:"
 _BUSY_S = 10.0
 _WAIT_S = 0.001
@@ -206,17 +207,24 @@ class SqliteStore:
 
     def rows(self, sql: str, *bindings: Any) -> list[tuple[Any, ...]]:
         """Return the rows of a query; from any thread. A long one does not hold up the others."""
+        return self._read(lambda cursor: cursor.fetchall(), sql, bindings)
+
+    def map(self, fn: Callable[[tuple[Any, ...]], T], sql: str, *bindings: Any) -> list[T]:
+        """Return what a function makes of each row, without holding all rows at once."""
+        return self._read(lambda cursor: [fn(row) for row in cursor], sql, bindings)
+
+    def _read(self, take: Callable[[apsw.Cursor], T], sql: str, bindings: tuple[Any, ...]) -> T:
         self._check_process()
         if self.in_memory:
             with self._write_lock:
-                return self._write.execute(sql, bindings).fetchall()
+                return take(self._write.execute(sql, bindings))
         with _explained(self.path):
             try:
                 reader = self._readers.pop()
             except IndexError:
                 reader = self._connect(read=True)
             try:
-                return reader.execute(sql, bindings).fetchall()
+                return take(reader.execute(sql, bindings))
             finally:
                 self._readers.append(reader)
 
