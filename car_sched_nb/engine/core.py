@@ -438,7 +438,8 @@ class Engine:
         armed.elsewhere = not interrupted
         if armed.schedule is None:
             self._push(armed, self._clock.now_us() + (0 if interrupted else _RETRY_US))
-        self.due(armed)
+        else:
+            self.due(armed)
         self.notify()
 
     def _claim(self, armed: Armed, fire: Fire, now_us: int, upstream: str | None = None) -> Run:

@@ -601,7 +601,9 @@ class Scheduler:
     def _file_changed(self, armed: Armed, cursor: str, digest: str, counter: int) -> None:
         # While it runs, the change waits: what counts is the content when the body is free again.
         now_us = self.clock.now_us()
-        if self.engine.in_the_way(armed) or armed.settling or not armed.may_run(now_us):
+        if armed.settling or not self.engine.is_armed(armed) or not armed.may_run(now_us):
+            return
+        if self.engine.in_the_way(armed):
             return
         if not self.engine.waits_for_names(armed):
             slot = self._serving.file_slot(armed.task, digest, counter)

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable
+from contextlib import aclosing
 from functools import partial
-from pathlib import Path
-from stat import S_ISDIR
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 import anyio.to_thread
+from anyio.abc import TaskStatus
 from watchfiles import awatch
 
 from car_sched_nb import files
 from car_sched_nb.engine.armed import Armed
+from car_sched_nb.engine.roots import Roots
 from car_sched_nb.model import Trigger
 
 SETTLE_S = 0.02
@@ -22,6 +22,10 @@ SETTLE_S = 0.02
 
 _LONGEST_S = 10.0  # a file that is written all the time is read all the same
 _POLL_S = 1.0  # where the system cannot watch
+_SWEEP_S = 30.0  # the system loses events when there are too many, and network mounts tell of none
+_READERS = 16  # threads: more would only wait for each other
+
+T = TypeVar("T")
 
 
 def cursor_of(digest: str, counter: int) -> str:
@@ -35,8 +39,22 @@ def parts_of(cursor: str) -> tuple[str, int]:
     return digest, int(counter)
 
 
+class Followed:
+    """An armed task whose paths are watched: `again` when something changed while it was `reading`."""
+
+    __slots__ = ("again", "armed", "contents", "paths", "reading", "said")
+
+    def __init__(self, armed: Armed) -> None:
+        self.armed = armed
+        self.paths = armed.task.watch_path
+        self.contents = files.Contents()
+        self.reading = self.again = False
+        self.said: dict[str, str] = {}
+        """Why it could not be watched or read, as it was told last."""
+
+
 class Watcher:
-    """Follows the paths of all armed file_watch tasks with two sets of system watches, flat and deep.
+    """Follows the paths of all armed file_watch tasks with one set of system watches.
 
     Parameters
     ----------
@@ -50,29 +68,24 @@ class Watcher:
     def __init__(self, settle: Callable[[Armed, str, str, int], None], tell: Callable[[Armed, str], None]) -> None:
         self._settle = settle
         self._tell = tell
-        self._watched: dict[str, Armed] = {}
-        self._roots: dict[Path, tuple[bool, set[str]]] = {}
-        """Folder: (deep, the ids of the tasks that it tells of)."""
-        self._seen: dict[str, tuple[object, str]] = {}
-        """Task id: the (signature, digest) that was read last."""
-        self._reading: set[str] = set()
-        self._again: set[str] = set()
+        self._followed: dict[str, Followed] = {}
+        self._readers = anyio.CapacityLimiter(_READERS)
         self._changed = anyio.Event()
         self._group: Any = None
 
     def follow(self, armed: Iterable[Armed]) -> None:
         """Follow exactly these tasks."""
-        now = {a.task.id: a for a in armed if a.task.trigger is Trigger.FILE_WATCH and a.task.enabled}
-        same = {k: (a, a.task.watch_path) for k, a in now.items()} == {
-            k: (a, a.task.watch_path) for k, a in self._watched.items()
-        }
-        self._watched = now
-        if not same:
-            self._seen = {k: v for k, v in self._seen.items() if k in now}
+        before, self._followed = self._followed, {}
+        for one in armed:
+            if one.task.trigger is Trigger.FILE_WATCH and one.task.enabled:
+                known = before.get(one.task.id)
+                same = known is not None and known.armed is one and known.paths == one.task.watch_path
+                self._followed[one.task.id] = known if known is not None and same else Followed(one)
+        if self._followed != before:
             self._changed.set()
 
     async def run(self) -> None:
-        """Watch for ever; begins anew when the set of folders changes, or one of them was replaced."""
+        """Watch for ever; begins anew when other folders have to be watched, or one of them was replaced."""
         async with anyio.create_task_group() as group:
             self._group = group
             try:
@@ -84,138 +97,145 @@ class Watcher:
     async def _watch(self) -> None:
         self._changed = changed = anyio.Event()
         stop = anyio.Event()
-        self._roots = await anyio.to_thread.run_sync(_roots_of, dict(self._watched))
-        known = self._places()
+        places = await self._survey()
         async with anyio.create_task_group() as watches:
-            for deep in (False, True):
-                folders = [str(folder) for folder, (is_deep, _) in self._roots.items() if is_deep == deep]
-                if folders:
-                    watches.start_soon(self._follow, folders, deep, known, stop)
-            # The watches are set up before this task goes on; what changed before that, also while nothing
-            # watched, is found by reading once.
-            await anyio.lowlevel.checkpoint()
-            for armed in tuple(self._watched.values()):
-                self.read(armed)
             try:
+                if self._followed:
+                    await watches.start(self._follow, places, stop)
+                    watches.start_soon(self._sweep)
+                if places.blind:
+                    watches.start_soon(self._poll, places.blind)
+                # What changed before the watches stood, also while nothing watched, is found by reading once.
+                self._read_all()
+                if await self._survey() != places:
+                    changed.set()
                 await changed.wait()
+                await anyio.sleep(SETTLE_S)  # where many folders are made, the watches wait for some of them
             finally:
                 stop.set()  # a cancellation alone would wait for the thread that watches
             watches.cancel_scope.cancel()
 
-    async def _follow(self, folders: list[str], deep: bool, known: object, stop: anyio.Event) -> None:
+    async def _survey(self) -> Roots:
+        """Return the places as they are; nothing to watch when that cannot be found out now."""
+        paths = {task_id: followed.paths for task_id, followed in self._followed.items()}
         try:
-            async for changes in awatch(
-                *folders, watch_filter=None, debounce=50, step=10, recursive=deep, stop_event=stop
-            ):
-                self._look({Path(path) for _, path in changes})
-                if self._places() != known:
-                    self._changed.set()  # a folder came, went or was replaced: its watch is of what it was
+            return await _in_thread(partial(Roots, paths))
+        except Exception as error:  # noqa: BLE001 - say no file descriptors: read again and again until there are
+            places = Roots({})
+            places.blind = dict.fromkeys(paths, str(error))
+            return places
+
+    async def _follow(self, places: Roots, stop: anyio.Event, *, task_status: TaskStatus[None]) -> None:
+        changes = awatch(
+            *places.folders,
+            watch_filter=None,
+            debounce=50,
+            step=10,
+            recursive=False,
+            stop_event=stop,
+            ignore_permission_denied=True,
+        )
+        task_status.started()  # nobody else runs before the watches stand: only then the generator first waits
+        try:
+            async with aclosing(changes):
+                async for found in changes:
+                    told = await _in_thread(partial(places.told_by, [path for _, path in found]))
+                    for task_id in told.concerned & self._followed.keys():
+                        self._read_soon(self._followed[task_id])
+                    if told.outdated:
+                        self._changed.set()
         except Exception as error:  # noqa: BLE001 - a system that cannot watch must not end the engine
-            for armed in self._of(folders):
-                self._tell(armed, f"cannot be watched ({error}); its paths are read every {_POLL_S:g} s instead")
+            cause = _cause(error)
+            # A folder went just now, or a name is not UTF-8 (watchfiles 1.3 then tells of nothing more).
+            if isinstance(cause, FileNotFoundError) or "Unable to decode path" in str(cause):
+                self._changed.set()
+            else:
+                await self._poll(dict.fromkeys(self._followed, str(cause)))
+
+    async def _poll(self, blind: dict[str, str]) -> None:
+        """Read what the system does not tell of every second; after a while it is asked to watch again."""
+        with anyio.move_on_after(_SWEEP_S):
             while True:
+                for task_id in blind.keys() & self._followed.keys():
+                    followed = self._followed[task_id]
+                    self._say(followed, "watched", f"{blind[task_id]}; it is read every {_POLL_S:g} s instead")
+                    self._read_soon(followed)
                 await anyio.sleep(_POLL_S)
-                for armed in self._of(folders):
-                    self.read(armed)
-                if self._places() != known:
-                    self._changed.set()
+        self._changed.set()
 
-    def _places(self) -> list[tuple[int, int, bool] | None]:
-        """Return what the watches were set up for: when it changes, they have to be set up again."""
-        paths: list[str | Path] = [*self._roots]
-        paths += [path for armed in self._watched.values() for path in armed.task.watch_path.splitlines()]
-        return [_identity(path) for path in paths]
+    async def _sweep(self) -> None:
+        """Read everything now and then."""
+        while True:
+            await anyio.sleep(_SWEEP_S)
+            self._read_all()
 
-    def _of(self, folders: Iterable[str]) -> list[Armed]:
-        ids = {task_id for folder in folders for task_id in self._roots.get(Path(folder), (False, set()))[1]}
-        return [self._watched[task_id] for task_id in ids if task_id in self._watched]
-
-    def _look(self, changed: set[Path]) -> None:
-        told = {folder for path in changed for folder in (path, *path.parents)}
-        for armed in self._of(str(folder) for folder in self._roots if folder in told):
-            self.read(armed)
+    def _read_all(self) -> None:
+        for followed in tuple(self._followed.values()):
+            self._read_soon(followed)
 
     def read(self, armed: Armed) -> None:
         """Read a task's paths soon; changes while it is read are seen by reading again."""
-        task_id = armed.task.id
-        if self._watched.get(task_id) is not armed or self._group is None:
-            return
-        if task_id in self._reading:
-            self._again.add(task_id)
-        else:
-            self._reading.add(task_id)
-            self._group.start_soon(self._read, armed)
+        followed = self._followed.get(armed.task.id)
+        if followed is not None and followed.armed is armed:
+            self._read_soon(followed)
 
-    async def _read(self, armed: Armed) -> None:
-        task_id, paths = armed.task.id, armed.task.watch_path
+    def _read_soon(self, followed: Followed) -> None:
+        if followed.reading:
+            followed.again = True
+        elif self._group is not None:
+            followed.reading = True
+            self._group.start_soon(self._read, followed)
+
+    async def _read(self, followed: Followed) -> None:
+        armed = followed.armed
         try:
-            digest = await self._digest(task_id, paths)
+            digest = await self._look(followed.contents.digest, followed.paths)
             if digest != parts_of(armed.cursor)[0]:
-                await self._hold_still(paths)
-                digest = await self._digest(task_id, paths)
+                await self._hold_still(followed.paths)
+                digest = await self._look(followed.contents.digest, followed.paths)
             old, counter = parts_of(armed.cursor)
-            if digest != old and self._watched.get(task_id) is armed:
+            if digest != old and self._is_followed(followed):
                 self._settle(armed, cursor_of(digest, counter + 1), digest, counter + 1)
         except Exception as error:  # noqa: BLE001 - one task's paths must not end the watching of all others
-            self._tell(armed, f"cannot be read: {error}")
+            self._say(followed, "read", str(error))
+            followed.again = True
+            await anyio.sleep(_POLL_S)
         finally:
-            self._reading.discard(task_id)
-        if task_id in self._again:
-            self._again.discard(task_id)
-            self.read(armed)
+            followed.reading = False
+        if followed.again and self._is_followed(followed):
+            followed.again = False
+            self._read_soon(followed)
 
-    async def _digest(self, task_id: str, paths: str) -> str:
-        """Return the content; read again only when size, times or inode of something have changed."""
-        signature = await anyio.to_thread.run_sync(files.signature, paths)
-        known = self._seen.get(task_id)
-        if known is not None and known[0] == signature:
-            return known[1]
-        digest = await anyio.to_thread.run_sync(partial(files.digest, paths))
-        self._seen[task_id] = (signature, digest)
-        return digest
+    def _is_followed(self, followed: Followed) -> bool:
+        task = followed.armed.task
+        return self._followed.get(task.id) is followed and task.watch_path == followed.paths
+
+    def _say(self, followed: Followed, what: str, why: str) -> None:
+        if followed.said.get(what) != why and self._is_followed(followed):
+            followed.said[what] = why
+            self._tell(followed.armed, f"its paths cannot be {what}: {why}")
 
     async def _hold_still(self, paths: str) -> None:
-        """Return once size and times held still."""
-        before = await anyio.to_thread.run_sync(files.signature, paths)
+        """Return once size and times held still; looking takes at most half of the time."""
+        before: object = None
         with anyio.move_on_after(_LONGEST_S):
             while True:
-                await anyio.sleep(SETTLE_S)
-                now = await anyio.to_thread.run_sync(files.signature, paths)
+                began = anyio.current_time()
+                now = await self._look(files.signature, paths)
                 if now == before:
                     return
                 before = now
+                await anyio.sleep(max(SETTLE_S, anyio.current_time() - began))
+
+    async def _look(self, function: Callable[[str], T], paths: str) -> T:
+        return await _in_thread(partial(function, paths), self._readers)
 
 
-def _roots_of(watched: dict[str, Armed]) -> dict[Path, tuple[bool, set[str]]]:
-    """Return the folders to watch and whose they are.
-
-    Beside the folder of a path its own parent, which tells when the folder itself is replaced, and for a link the
-    folder of what it leads to. A folder that is not there is watched through the nearest one that is.
-    """
-    roots: dict[Path, tuple[bool, set[str]]] = {}
-    for task_id, armed in watched.items():
-        for path in armed.task.watch_path.splitlines():
-            folder, deep = files.watched_folder(path)
-            found = [(folder, deep), (folder.parent, False)]
-            real = Path(os.path.realpath(path))
-            if not files.is_glob(path) and real != Path(path):
-                found.append((real, True) if real.is_dir() else (real.parent, False))
-            for root, is_deep in found:
-                there = _nearest_folder(root)
-                was_deep, ids = roots.get(there, (False, set()))
-                roots[there] = (was_deep or (is_deep and there == root), ids | {task_id})
-    return roots
+async def _in_thread(function: Callable[[], T], limiter: anyio.CapacityLimiter | None = None) -> T:
+    # A mount that hangs must not keep the engine from ending.
+    return await anyio.to_thread.run_sync(function, abandon_on_cancel=True, limiter=limiter)
 
 
-def _nearest_folder(folder: Path) -> Path:
-    return next((parent for parent in (folder, *folder.parents) if parent.is_dir()), Path("/"))
-
-
-def _identity(path: str | Path) -> tuple[int, int, bool] | None:
-    """Tell a path apart from another of its name; a file that is replaced stays the same place."""
-    try:
-        stat = Path(path).stat()
-    except OSError:
-        return None
-    folder = S_ISDIR(stat.st_mode)
-    return (stat.st_dev, stat.st_ino, True) if folder else (0, 0, False)
+def _cause(error: BaseException) -> BaseException:
+    """Return what went wrong, out of the groups of those who passed it on."""
+    return _cause(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error
