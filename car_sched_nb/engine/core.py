@@ -24,6 +24,7 @@ from car_sched_nb.store.writer import Writer
 from car_sched_nb.triggers import Fire, Passed, grace_us, next_fire
 
 _RETRY_US = 1_000_000
+_BURST = 250  # fires in one go: after them, what was won may begin
 _STEP_US = 1_000_000
 """A wall clock that went back by more was set, not slewed."""
 
@@ -47,6 +48,8 @@ class Engine:
         """Has the state read again that triggers a task without a schedule: a watched path's, or its upstream's."""
         self.upstream_ended: Callable[[str], None] = lambda name: None
         """Looks at the tasks that follow the one of that name."""
+        self.take_over_all: Callable[[], None] = lambda: None
+        """Plans what waits without an owner; the neighbours' watch sets it."""
         self.reconcile: Callable[[Armed], None] = lambda armed: None
         """Finds out whether the other owner of what runs still lives, and then calls `reconciled`."""
         self.settling = 0
@@ -66,10 +69,15 @@ class Engine:
             if now_us < before_us - _STEP_US:
                 self._stepped_back(before_us - now_us)
             before_us = now_us
-            while self._heap and self._heap[0][0] <= now_us:
+            for _ in range(_BURST):
+                if not self._heap or self._heap[0][0] > now_us:
+                    break
                 _, entry, item = heapq.heappop(self._heap)
                 if item.entry == entry:
                     self.due(item) if isinstance(item, Armed) else self._begin(item)
+            else:
+                await anyio.lowlevel.checkpoint()
+                continue
             self._wake = anyio.Event()
             await self._clock.wait(self._heap[0][0] if self._heap else None, self._wake)
 
@@ -108,7 +116,7 @@ class Engine:
             armed.remaining = remaining
         if task.enabled and task.id in self.running.runs:
             for run in self.running.of(task.id):
-                if not run.working and not run.entry and not run.queued:
+                if run.idle and not run.entry and not run.queued:
                     self.later(run, run.not_before_us or 0)
             self.running.next_in_queue(task.id)
         if self._fall_back(armed):
@@ -273,6 +281,7 @@ class Engine:
             if armed.waits is not None and not self.waits_for_names(armed):
                 self.due(armed)
                 self.look(armed)
+                self.take_over_all()
 
     def _settle(self, armed: Armed, plan: Plan, now_us: int) -> None:
         run = self._claim(armed, plan.run, now_us) if plan.run else None
@@ -398,7 +407,7 @@ class Engine:
 
     def take_over(self, armed: Armed, execution: Execution) -> None:
         """Plan an execution that waits without an owner, or call it missed when that is too late."""
-        if execution.execution_id in self.running.runs.get(armed.task.id, {}):
+        if execution.execution_id in self.running.runs.get(armed.task.id, {}) or self.waits_for_names(armed):
             return
         at_us, now_us = to_us(execution.scheduled_at), self._clock.now_us()
         if armed.schedule is not None and execution.cause is Cause.SLOT:

@@ -47,6 +47,7 @@ class Neighbours:
         self._skipped = 0
         self._foreign = 0
         self._others: list[str] = []
+        engine.take_over_all = self.take_over
         engine.reconcile = lambda armed: spawn(self._reconcile_for(armed))
 
     async def run(self) -> None:

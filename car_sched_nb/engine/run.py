@@ -98,9 +98,14 @@ class Run:
         return self.row.execution_id
 
     @property
+    def idle(self) -> bool:
+        """Whether it waits and nothing has been done to begin or to end it."""
+        return not (self.working or self.starting or self.over or self.finish is not None)
+
+    @property
     def queued(self) -> bool:
         """Whether it stands in its task's queue, in nobody's way."""
-        return self.wait_reason == "queue" and not self.working and not self.starting
+        return self.row.wait_reason == "queue" and self.idle
 
     @property
     def occurrence(self) -> Occurrence:

@@ -222,9 +222,15 @@ class Running:
             for run in self.of(task_id)[:1]:
                 self.later(run, 0)
 
+    def _others_in_queue(self, refused: Run) -> None:
+        """Try the others: the store knows the order in which those of several owners came."""
+        for run in self.of(refused.task.id):
+            if run is not refused and run.queued and not run.entry:
+                self.later(run, 0)
+
     def begin(self, run: Run) -> None:
         """Begin a waiting execution now: with a place, and after its start is committed."""
-        if run.working or run.starting or run.over or self.closing:
+        if not run.idle or self.closing:
             return
         try:
             runner = self.runner_of(run.task)
@@ -243,7 +249,7 @@ class Running:
 
     def _stand_in_line(self, run: Run) -> None:
         def go() -> bool:
-            if run.over or run.working or self.closing:
+            if not run.idle or self.closing:
                 return False
             run.holds_place = True
             self._start(run)
@@ -299,6 +305,8 @@ class Running:
         else:
             self.tell("error", run.task, text=f"the store did not take the start of {run.execution_id}: {said}")
         run.wait_reason = run.row.wait_reason
+        if run.queued:
+            self._others_in_queue(run)
         self.later(run, self._clock.now_us() + int(AGAIN_S * 1e6))
 
     def forget(self, run: Run) -> None:
@@ -311,7 +319,7 @@ class Running:
     def let_wait(self, task_id: str) -> None:
         """Leave what waits of a task to whoever plans it now; what a hand asked for here goes on."""
         for run in self.of(task_id):
-            if run.working or run.starting or run.row.cause == Cause.HAND:
+            if not run.idle or run.row.cause == Cause.HAND:
                 continue
             if run.row.owner is not None:
                 release = partial(records.release, execution_id=run.execution_id, owner=self.owner)
@@ -457,10 +465,10 @@ class Running:
         """Ask an execution to stop; one that has not begun ends at once."""
         run.cancel(status, reason)
         self.tell("cancelling", run.task, run)
-        if not run.working and not run.starting and not run.over:
+        if run.idle:
             if self.closing:
                 self._leave(run)
-            elif run.finish is None:
+            else:
                 self._end(run, _stopped(run))
 
     def _leave(self, run: Run) -> None:

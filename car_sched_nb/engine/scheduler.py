@@ -469,6 +469,8 @@ class Scheduler:
     def _in_progress(self, names: Iterable[str]) -> bool:
         wanted = set(names)
         now_us = self.clock.now_us()
+        if not wanted and (self.running.runs or self._backfills):
+            return True
         going = [run.task.name for run in self.live()] + [one.task.name for one in self._backfills]
         if any(not wanted or name in wanted for name in going):
             return True

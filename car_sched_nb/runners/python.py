@@ -13,6 +13,7 @@ import sqlite3
 import sys
 import threading
 import tokenize
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -26,6 +27,7 @@ from car_sched_nb.runners.base import AgentOutput, Work, current_runtime
 from car_sched_nb.runners.needs import needs
 
 _ANSWER = "__car_answer__"
+_MOST_BODIES = 512  # kept compiled: a task that sleeps for an hour costs nothing but its text
 
 
 def _always(name: str) -> Any:
@@ -97,7 +99,7 @@ class Body:
     source
         Python text; `transform` turns `!cmd` and `%magic` into Python before it is compiled.
     filename
-        What tracebacks call it; its lines are made known to them.
+        What tracebacks call it.
 
     Raises
     ------
@@ -128,8 +130,11 @@ class Body:
         self.is_async = bool(self.code.co_flags & inspect.CO_COROUTINE)
         self.published = _globals_at_top(tree)
         self.needs = needs(tree) - {_ANSWER}
-        lines = source.splitlines(keepends=True)
-        linecache.cache[filename] = (len(source), None, lines, filename)
+
+    def tell_lines(self) -> None:
+        """Make its lines known to tracebacks."""
+        lines = self.source.splitlines(keepends=True)
+        linecache.cache[self.filename] = (len(self.source), None, lines, self.filename)
 
     def missing(self, names: Mapping[str, Any]) -> list[str]:
         """Return the names that it needs and that nobody has defined."""
@@ -227,7 +232,8 @@ class PythonRunner:
         self._publish = publish or self._publish_now
         self.show = show or repr
         self._after = after or _nothing
-        self._bodies: dict[str, tuple[str, Body]] = {}
+        self._bodies: OrderedDict[str, Body] = OrderedDict()
+        """By task name, the ones used last at the end."""
         self._lock = threading.Lock()
 
     async def _publish_now(self, values: Mapping[str, Any]) -> None:
@@ -237,11 +243,16 @@ class PythonRunner:
         """Return the task's body, compiled when it is first needed and after each change."""
         with self._lock:
             known = self._bodies.get(task.name)
-        if known and known[0] == task.prompt:
-            return known[1]
+            if known is not None and known.source == task.prompt:
+                self._bodies.move_to_end(task.name)
+                return known
         body = Body(task.prompt, f"<car_task {task.name}>", self._transform)
         with self._lock:
-            self._bodies[task.name] = (task.prompt, body)
+            self._bodies[task.name] = body
+            body.tell_lines()
+            if len(self._bodies) > _MOST_BODIES:
+                _, dropped = self._bodies.popitem(last=False)
+                linecache.cache.pop(dropped.filename, None)
         return body
 
     def function(self, task: Task) -> Callable[..., Any] | None:
