@@ -1,13 +1,19 @@
 """Cron expressions: the instants at which one fires, and their reading in plain English.
 
-The rules are those of cronsim 2.8, which are Debian's (crontab(5), "Notes"; cron 3.0pl1-100). With five fields of which
-neither the minute nor the hour starts with a star, a time that summer time leaves out fires once, when the gap ends,
-and a time that comes twice fires the first time. All else fires whenever the wall shows a matching time.
+The rules are those of Debian's cron (cron(8), "Notes"; cron 3.0pl1); docs/cron.md tells them with examples. An
+expression whose seconds, minute or hour starts with a star is a wildcard: it fires whenever the wall shows a matching
+time. Any other is at fixed times, each of which counts once: one that summer time leaves out fires when the gap ends,
+one that comes twice fires the first time. Debian has no seconds; with them the rule is the same.
 
-cronsim reads the expression and decides which days match; the steps are taken here. Its own iteration is wrong where
-the clock changes by half an hour (Australia/Lord_Howe: `0 0 3 * * *` loses a day), and backwards also elsewhere (at
-01:00 after the change in Europe/London it does not find the 01:30 before it), and depends on where it starts. Slots may
-neither vanish nor move. A test holds cronsim and these steps together wherever the change is a whole hour.
+cronsim 2.8 reads the expression and decides which days match; the steps are taken here. Its own iteration
+
+- loses times where the clock changes by half an hour (Australia/Lord_Howe: `0 0 3 * * *` loses a day);
+- depends on where it starts, and backwards misses times (the 01:30 before it at 01:00 after London's change);
+- stays at one instant for ever where the clock went back at 00:01 (America/St_Johns, 2000-10-29: `0 */2 * * *`);
+- has no fixed times when there are seconds: they are lost in a gap and come twice in an overlap;
+- gives a wildcard a time that no wall shows when the gap is at midnight (Africa/Cairo, 2026-04-24: `* 0 * * FRI`).
+
+Slots may neither vanish nor move: tests/unit/test_cron_oracle.py compares the steps with a look at every minute.
 """
 
 from __future__ import annotations
@@ -270,7 +276,9 @@ def _canonical(expr: str) -> str:
         return macro
     if len(fields) not in (5, 6):
         raise InvalidInput(f"{expr!r} has {len(fields)} field{'s' * (len(fields) != 1)}, cron has 5: {SHAPE}")
-    return " ".join(re.sub(r"(?<![0-9])0+(?=[0-9])", "", field) for field in fields)
+    text = " ".join(re.sub(r"(?<![0-9])0+(?=[0-9])", "", field) for field in fields)
+    # cronsim 2.8 reads 4-4/5 as 4/5, which is 4,9,14 and so on.
+    return re.sub(r"\b([0-9A-Z]+)-\1/[1-9][0-9]*(?![0-9A-Z])", r"\1", text)
 
 
 @lru_cache(maxsize=1024)
@@ -289,8 +297,8 @@ def _calendar(expr: str) -> _Calendar:
         minutes=tuple(sorted(source.minutes)),
         hours=tuple(sorted(source.hours)),
         months=frozenset(source.months),
-        # Debian's rule, as CronSim.__init__ has it: only without seconds, only without a leading star.
-        at_fixed_times=len(fields) == 5 and not fields[0].startswith("*") and not fields[1].startswith("*"),
+        # All before the last three, which are the days: hour, minute and, where they are given, seconds.
+        at_fixed_times=not any(field.startswith("*") for field in fields[:-3]),
     )
     first = date(2000, 1, 1).toordinal() - _EPOCH_DAY
     if not any(calendar.matches(day) for day in range(first, first + _HORIZON_S // DAY_S)):

@@ -95,7 +95,9 @@ def test_beyond_the_calendar_nothing_fires():
         (LONDON, "30 1 * * *", "2026-03-29", "01:00"),
         (NEW_YORK, "30 2 * * *", "2026-03-08", "07:00"),
         (LORD_HOWE, "10 2 * * *", "2026-10-03", "15:30"),
+        (NEW_YORK, "15 30 2 * * *", "2026-03-08", "07:00"),
         ("Africa/Cairo", "15 0 * * *", "2026-04-23", "22:00"),
+        ("Africa/Cairo", "0-59 0 * * FRI", "2026-04-23", "22:00"),
     ],
 )
 def test_a_time_in_the_gap_fires_once_at_its_end(zone, expr, day, at):
@@ -111,6 +113,7 @@ def test_two_times_in_one_gap_are_one_fire():
     [
         (LONDON, "30 1 * * *", "2026-10-25", "00:30"),
         (NEW_YORK, "30 1 * * *", "2026-11-01", "05:30"),
+        (NEW_YORK, "15 30 1 * * *", "2026-11-01", "05:30"),
         (LORD_HOWE, "45 1 * * *", "2026-04-04", "14:45"),
     ],
 )
@@ -133,6 +136,12 @@ def test_hourly_follows_real_time():
         "03:00",
     ]
     assert fires("0 * * * *", LONDON, "2026-03-28T23:30:00Z", "2026-03-29T02:00:00Z") == ["00:00", "01:00", "02:00"]
+
+
+@pytest.mark.parametrize("expr", ["* 0 * * FRI", "*/15 0 24 * *", "* 0 * * *", "0 * 0 * * FRI"])
+def test_a_wildcard_has_nothing_in_an_hour_that_no_wall_shows(expr):
+    # Nor has Debian's cron. cronsim 2.8 says 22:00 where it comes from a day that does not match.
+    assert fires(expr, "Africa/Cairo", "2026-04-23T21:59:59Z", "2026-04-24T20:59:59Z") == []
 
 
 @pytest.mark.parametrize("expr", ["0 0 3 * * *", "*/15 3 * * *", "* 4 * * *"])
@@ -183,7 +192,7 @@ CHANGES = [
 @settings(deadline=None)
 @given(expressions, st.sampled_from(CHANGES), st.integers(-48 * 3600, 24 * 3600))
 def test_whole_hours_of_summer_time_follow_cronsim(expr, change, seconds):
-    assume(expr != "0 0 29 2 *")
+    assume(expr not in {"0 0 29 2 *", "0 0 3 * * *", "0 30 1 * * *"})  # with seconds cronsim has no fixed times
     zone, at = change
     start = datetime.fromisoformat(at) + timedelta(seconds=seconds)
     told: list[int] = []
@@ -236,6 +245,7 @@ def test_the_two_instants_of_one_local_time_have_two_slots():
         ("00 05 01 jan *", "0 5 1 JAN *"),
         ("*/10 * * * * *", "*/10 * * * * *"),
         ("10,020 00 * * *", "10,20 0 * * *"),
+        ("5,30-030/7 9 * * mon-Mon/2", "5,30 9 * * MON"),
     ],
 )
 def test_an_expression_has_one_canonical_form(given, canonical):
