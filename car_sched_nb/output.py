@@ -131,10 +131,15 @@ def clean(text: str) -> str:
 
 def clip(text: str, most: int = ANSWER) -> str:
     """Return clean text of at most `most` characters, its middle replaced by how much is missing."""
-    if len(text) > most:
+    return ends(text, text, len(text), most)
+
+
+def ends(first: str, last: str, length: int, most: int = ANSWER) -> str:
+    """Do the same with a text of which only the first and the last `most` of its `length` characters are there."""
+    if length > most:
         half = (most - 50) // 2
-        text = f"{text[:half]}\n... {len(text) - 2 * half:,} characters not shown ...\n{text[-half:]}"
-    return clean(text)
+        first = f"{first[:half]}\n... {length - 2 * half:,} characters not shown ...\n{last[-half:]}"
+    return clean(first)
 
 
 current_output: ContextVar[Output | None] = ContextVar("car_current_output", default=None)

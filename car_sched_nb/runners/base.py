@@ -202,7 +202,7 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     """One execution, as the engine hands it to a runner of its own.
 
     `begin` is awaited before the work starts, at most once and only where the work may have to wait for its
-    loop; it returns after the start is committed.
+    loop; it returns after the start is committed. `owner` is the id that the claim carries.
     """
 
     task: Task

@@ -1,4 +1,4 @@
-"""Shell bodies: a script in a process group of its own, its output read while it comes."""
+"""Shell bodies: a script in a session of its own, its output read while it comes."""
 
 from __future__ import annotations
 
@@ -6,30 +6,34 @@ import codecs
 import os
 import shutil
 import signal
-import subprocess
-from pathlib import Path
 from typing import Any
 
 import anyio
 from anyio.abc import ByteReceiveStream, Process
 
 from car_sched_nb.errors import BodyFailed, InvalidInput
+from car_sched_nb.executors.supervisor import supervisor
 from car_sched_nb.model import Task
-from car_sched_nb.output import ANSWER, Output, clip
+from car_sched_nb.output import ANSWER, Output, ends
+from car_sched_nb.processes import GRACE_S, POLL_S, SLOW_S, living, tell
 from car_sched_nb.runners.base import AgentOutput, Work
 
-GRACE_S = 2.0
-"""Seconds from TERM to KILL."""
-
 _DRAIN_S = 0.2
-_POLL_S = 0.01
+_GATE = 'read -r CAR_GROUP || exit; export CAR_GROUP=$$; exec "$@" <>/dev/null'
+"""What waits for the word to go, and becomes the script; without the word, when the kernel has died, it is gone.
+
+Its standard input is the pipe that brings the word; the script's is empty, because nobody is there to type.
+"""
 
 
 class ShellRunner:
     """Runs a body with `bash`, else `sh`; a non-zero exit code is a failed execution."""
 
     def __init__(self) -> None:
-        self._shell = shutil.which("bash") or "/bin/sh"
+        bash = shutil.which("bash")
+        self._shell = bash or "/bin/sh"
+        # `-p`, which the script does not inherit: BASH_ENV is for the script, not for what waits before it.
+        self._gate = [bash, "-p", "-c", f"set +p; {_GATE}", "car"] if bash else ["/bin/sh", "-c", _GATE, "car"]
 
     def check(self, task: Task) -> None:
         if not task.prompt.strip():
@@ -52,26 +56,71 @@ class ShellRunner:
         return self
 
     async def run(self, work: Work) -> tuple[AgentOutput, Any]:
-        # A session of its own: a kernel interrupt does not reach it, and a cancel reaches its grandchildren.
         # Shielded: a cancel while it starts would end the shell alone, not what the shell has started by then.
         with anyio.CancelScope(shield=True):
-            process = await anyio.open_process(
-                [self._shell, "-c", work.task.prompt],
-                stdin=subprocess.DEVNULL,  # nobody is there to type
-                env=_environment(work),
-                start_new_session=True,
-            )
+            script = await self._start(work)
         answer = _Answer(work.runtime.output)
         try:
-            await _follow(process, answer)
+            await _follow(script, answer)
         finally:
             with anyio.CancelScope(shield=True):
-                await _end_group(process)
-                await process.aclose()
-        code = process.returncode
+                await script.end()
+                await script.process.aclose()
+        code = script.process.returncode
         if code:
             raise BodyFailed(_exit_message(code, answer.errors()), "ExitCode" if code > 0 else "Signal")
         return AgentOutput(answer=answer.text()), None
+
+    async def _start(self, work: Work) -> _Script:
+        gate, go = os.pipe()
+        try:
+            # A session of its own: a kernel interrupt does not reach it, and a cancel reaches its grandchildren.
+            process = await anyio.open_process(
+                [*self._gate, self._shell, "-c", work.task.prompt],
+                stdin=gate,
+                env=_environment(work),
+                start_new_session=True,
+            )
+            try:
+                supervisor.watch(process.pid)
+                os.write(go, b"\n")
+            except BaseException:
+                supervisor.forget(process.pid)
+                process.kill()
+                await process.aclose()
+                raise
+        finally:
+            os.close(gate)
+            os.close(go)
+        return _Script(process)
+
+
+class _Script:
+    """A started script and all that it starts."""
+
+    def __init__(self, process: Process) -> None:
+        self.process = process
+        self._ended = False
+
+    async def end(self) -> None:
+        """Send TERM to what is left of it, after a grace KILL; return when all of it is gone, however long that takes.
+
+        Only once: the number of what is gone may be given to somebody else.
+        """
+        if self._ended:
+            return
+        signum: int = signal.SIGTERM
+        pause, kill_at = POLL_S, anyio.current_time() + GRACE_S
+        # The return code first: on trio it is the question that reaps the shell, and without /proc a zombie is alive.
+        while self.process.returncode is None or living({self.process.pid}):
+            for group in living({self.process.pid}):
+                tell(group, signum)
+            await anyio.sleep(pause)
+            pause = min(2 * pause, SLOW_S)
+            # KILL is said again and again, to what was started after the last one was sent.
+            signum = signal.SIGKILL if anyio.current_time() >= kill_at else 0
+        self._ended = True
+        supervisor.forget(self.process.pid)
 
 
 def _environment(work: Work) -> dict[str, str]:
@@ -79,6 +128,9 @@ def _environment(work: Work) -> dict[str, str]:
     runtime = work.runtime
     return {
         **os.environ,
+        "CAR_OWNER": work.owner,
+        "CAR_EXECUTION": runtime.occurrence.execution_id,
+        "CAR_GROUP": "",  # not one that the kernel itself has inherited; the script is given its own
         "CAR_TASK": runtime.occurrence.task,
         "CAR_SCHEDULED_AT": runtime.scheduled_at.isoformat().replace("+00:00", "Z"),
         "CAR_SLOT": runtime.slot,
@@ -87,20 +139,41 @@ def _environment(work: Work) -> dict[str, str]:
     }
 
 
+class _Stream:
+    """The first and the last part of what came out on one stream, as much as an answer holds."""
+
+    def __init__(self) -> None:
+        self.length = 0
+        self._first = ""
+        self._last = ""
+
+    def add(self, text: str) -> None:
+        self.length += len(text)
+        self._first += text[: ANSWER - len(self._first)]
+        self._last = (self._last + text)[-ANSWER:]
+
+    def text(self) -> str:
+        last = self._last.rstrip("\n")
+        length = self.length - len(self._last) + len(last)
+        return ends(self._first[:length], last, length)
+
+
 class _Answer:
-    """The last part of what came out on each stream."""
+    """What came out on both streams."""
 
     def __init__(self, output: Output) -> None:
         self._output = output
-        self._kept = {1: "", 2: ""}
-        self.received = 0
+        self._streams = {1: _Stream(), 2: _Stream()}
         self.closed = anyio.Event()
         self._open = 2
 
+    @property
+    def received(self) -> int:
+        return sum(stream.length for stream in self._streams.values())
+
     def add(self, stream: int, text: str) -> None:
-        self.received += len(text)
         self._output.write(text)
-        self._kept[stream] = (self._kept[stream] + text)[-ANSWER:]
+        self._streams[stream].add(text)
 
     def close(self) -> None:
         """One of the streams has ended."""
@@ -109,21 +182,22 @@ class _Answer:
             self.closed.set()
 
     def text(self) -> str:
-        return clip(self._kept[1].rstrip("\n"))
+        return self._streams[1].text()
 
     def errors(self) -> str:
-        return self._kept[2].strip()
+        return self._streams[2].text().strip()
 
 
-async def _follow(process: Process, answer: _Answer) -> None:
+async def _follow(script: _Script, answer: _Answer) -> None:
     """Read both streams until they end, or until the script is over and nothing more comes."""
+    process = script.process
     assert process.stdout is not None and process.stderr is not None
     async with anyio.create_task_group() as readers:
         readers.start_soon(_read, process.stdout, 1, answer)
         readers.start_soon(_read, process.stderr, 2, answer)
         await process.wait()
         # What the script left in the background ends with it; otherwise it would hold the pipes for ever.
-        await _end_group(process)
+        await script.end()
         seen = -1
         while answer.received != seen:
             seen = answer.received
@@ -139,41 +213,6 @@ async def _read(stream: ByteReceiveStream, number: int, answer: _Answer) -> None
         answer.add(number, decoder.decode(chunk))
     answer.add(number, decoder.decode(b"", final=True))
     answer.close()
-
-
-async def _end_group(process: Process) -> None:
-    """End what is left of the group: TERM, after a grace KILL; return when all of it is gone."""
-    for signum in (signal.SIGTERM, signal.SIGKILL):
-        if not _signal_group(process.pid, signum):
-            return
-        with anyio.move_on_after(GRACE_S):
-            while process.returncode is None or _group_lives(process.pid):  # noqa: ASYNC110 - no event tells
-                await anyio.sleep(_POLL_S)
-            return
-
-
-def _signal_group(group: int, signum: int) -> bool:
-    """Signal every process of a group; return whether there was one."""
-    try:
-        os.killpg(group, signum)
-    except ProcessLookupError:
-        return False
-    return True
-
-
-def _group_lives(group: int) -> bool:
-    """Tell whether a group has a process that is not a zombie waiting for somebody else to reap it."""
-    if not _signal_group(group, 0):
-        return False
-    processes = list(Path("/proc").glob("[0-9]*/stat"))
-    for stat in processes:
-        try:
-            state, _, found = stat.read_text().rpartition(")")[2].split()[:3]
-        except OSError:
-            continue
-        if int(found) == group and state != "Z":
-            return True
-    return not processes  # without /proc a zombie counts
 
 
 def _exit_message(code: int, errors: str) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from car_sched_nb.processes import end_children
 from car_sched_nb.store import records
 from car_sched_nb.store.sqlite import SqliteStore
 
@@ -72,6 +73,8 @@ def reconcile(store: SqliteStore, now_us: int) -> list[str]:
     gone = [owner for owner in others(store, "") if not alive(store, owner)]
     if not gone:
         return []
+    for owner in gone:
+        end_children(owner)
     with store.transaction() as db:
         return [execution for owner in gone for execution in records.let_go(db, owner, now_us)]
 

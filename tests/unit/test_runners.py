@@ -3,8 +3,10 @@
 import asyncio
 import os
 import signal
+import subprocess
+import sys
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -14,12 +16,15 @@ import anyio
 import pytest
 
 import car_sched_nb as car
+from car_sched_nb import processes
 from car_sched_nb.engine.scheduler import Scheduler
 from car_sched_nb.errors import InvalidInput
 from car_sched_nb.model import Execution, Task, Trigger
+from car_sched_nb.output import ANSWER
 from car_sched_nb.runners import shell
 from car_sched_nb.runners.base import AgentOutput, AgentSpec, Mailbox, NotInATask, Runtime
 from car_sched_nb.runners.python import PythonRunner
+from car_sched_nb.runners.shell import ShellRunner
 from tests.unit.world import HANG_S, Ear, Recorder, agent, running
 
 pytestmark = pytest.mark.anyio
@@ -337,9 +342,127 @@ async def test_a_command_knows_its_occurrence_and_its_parameters():
     assert done.answer == "task|1|eu|$(touch /x); `id`\n'\"|slot|Z"
 
 
+async def test_a_command_carries_the_marks_by_which_its_processes_are_found():
+    async with running(":memory:") as s:
+        body = 'echo "$CAR_OWNER|$CAR_EXECUTION|$CAR_GROUP|$$"'
+        done = await s.run_once(Task("task", body, runner="shell", executor="process"))
+        owner, execution, group, pid = (done.answer or "").split("|")
+        assert (owner, execution, group) == (s.owner, done.execution_id, pid)
+
+
+PROBES = {
+    "name and options": 'echo "$0 $# $- $SHLVL $BASH_EXECUTION_STRING $PPID"',
+    "set -e": "set -e; false; echo not reached",
+    "BASH_ENV, once": "echo $WAS_READ",
+    "functions": "said hello",
+    "standard input": "cat; readlink /proc/$$/fd/0; read line; echo $?",
+    "descriptors": "ls /proc/$$/fd",
+    "signals": "grep -E '^Sig(Blk|Ign)' /proc/self/status; trap",
+    "limits": "ulimit -a; umask; pwd",
+    "environment": "env | grep -v -e ^CAR_ | sort",
+    "an exit code": "exit 7",
+    "a signal of its own": "kill -TERM $$",
+    "no command": "no-such-command",
+    "a syntax error": "if",
+}
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="the probes look into /proc")
+@pytest.mark.parametrize("body", PROBES.values(), ids=PROBES)
+async def test_a_command_finds_what_it_would_find_without_a_gate(
+    tmp_path: Path, body: str, monkeypatch: pytest.MonkeyPatch
+):
+    env = tmp_path / "env"
+    env.write_text("WAS_READ=$WAS_READ+")
+    monkeypatch.setenv("BASH_ENV", str(env))
+    monkeypatch.setenv("BASH_FUNC_said%%", "() {  echo it said $1\n}")
+    monkeypatch.setenv("a.name.of-a-kind", "1")
+    monkeypatch.setenv("go", "2")
+    bare = [ShellRunner()._shell, "-c", body]
+    plain = await anyio.run_process(
+        bare, stdin=subprocess.DEVNULL, env=dict(os.environ), start_new_session=True, check=False
+    )
+    done = await outcome(body, runner="shell")
+    code, said = plain.returncode, plain.stderr.decode().strip()
+    assert done.error == (shell._exit_message(code, said) if code else None)
+    if not code:
+        assert done.answer == plain.stdout.decode().rstrip("\n")
+
+
+async def test_where_there_is_no_bash_sh_does_it(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    done = await outcome("exit 3", runner="shell")
+    assert (done.error, done.status) == ("exit code 3", "failed")
+    done = await outcome('echo "$0"; cat', runner="shell")
+    assert done.answer == "/bin/sh"
+
+
+async def test_where_there_is_no_proc_a_cancel_waits_for_the_group(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(processes, "_PROC", False)
+    async with notebook() as s:
+        ear = Ear(s)
+        await s.define(Task("task", "exec sleep 60", runner="shell"))
+        await s.run_now("task")
+        await ear.hears("started")
+        await s.cancel("task")
+        assert [e.status for e in s.executions()] == ["cancelled"]
+
+
 async def test_bytes_that_are_no_text_are_kept_as_far_as_they_are():
     done = await outcome(r"printf 'a\377\000b\303\251\303'", runner="shell")
     assert (done.status, done.answer) == ("completed", "a\ufffd\ufffdb\u00e9\ufffd")
+
+
+@pytest.mark.parametrize(
+    ("length", "answer"),
+    [
+        (ANSWER, "x" * (ANSWER - 1) + "y"),
+        (100_000_000, None),
+    ],
+)
+async def test_a_long_answer_keeps_its_first_and_last_part_and_says_what_is_missing(length: int, answer: str | None):
+    done = await outcome(f"head -c {length - 1} /dev/zero | tr '\\0' x; echo y; echo", runner="shell")
+    assert done.answer is not None
+    if answer:
+        assert done.answer == answer
+    else:
+        assert len(done.answer) <= ANSWER
+        first, missing, last = done.answer.split("\n")
+        assert (set(first), set(last[:-1]), last[-1]) == ({"x"}, {"x"}, "y")
+        assert missing == f"... {length - len(first) - len(last):,} characters not shown ..."
+
+
+FLOOD = """
+import sys
+import anyio
+import car_sched_nb as car
+
+def peak_kb():
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
+
+async def main(store, body):
+    async with car.Scheduler(store) as s:
+        await s.run_once(car.Task("first", "echo", runner="shell"))
+        before = peak_kb()
+        done = await s.run_once(car.Task("task", body, runner="shell"))
+        print(done.status, len(done.answer), peak_kb() - before)
+
+anyio.run(main, *sys.argv[2:], backend=sys.argv[1])
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="nothing here tells the peak of one program")
+@pytest.mark.parametrize("stored", [":memory:", "car.db"])
+@pytest.mark.parametrize("body", ["head -c 100000000 /dev/zero", "yes '\u00e4\u20ac' | head -c 100000000"])
+async def test_memory_stays_bounded_whatever_comes_out(anyio_backend_name: str, tmp_path: Path, stored: str, body: str):
+    store = stored if stored == ":memory:" else str(tmp_path / stored)
+    command = [sys.executable, "-c", FLOOD, anyio_backend_name, store, body]
+    said = (await anyio.run_process(command, cwd=Path(__file__).parents[2])).stdout.decode()
+    status, answer, added_kb = said.split()
+    assert status == "completed"
+    assert int(answer) <= ANSWER
+    assert int(added_kb) < 60_000
 
 
 async def test_output_can_be_read_while_a_command_runs(tmp_path: Path):
@@ -374,8 +497,10 @@ def gone(pid: int) -> bool:
         "sleep 60 & echo $! > {pids}; sleep 60 & echo $! >> {pids}; echo $$ >> {pids}; touch {ready}; wait",
         "bash -c 'sleep 60 & echo $! > {pids}; echo $$ >> {pids}; touch {ready}; wait'",
         "trap '' TERM; (trap '' TERM; echo $BASHPID > {pids}; touch {ready}; while :; do sleep 0.05; done)",
+        "timeout 60 bash -c 'echo $$ > {pids}; echo $PPID >> {pids}; touch {ready}; sleep 60; :'; :",
+        "sleep 60 & echo $! > {pids}; kill -STOP $!; touch {ready}; wait",
     ],
-    ids=["children", "grandchildren", "TERM is trapped"],
+    ids=["children", "grandchildren", "TERM is trapped", "a group of its own", "stopped"],
 )
 async def test_a_cancel_leaves_no_process_behind(tmp_path: Path, body: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(shell, "GRACE_S", 0.2)
@@ -388,6 +513,34 @@ async def test_a_cancel_leaves_no_process_behind(tmp_path: Path, body: str, monk
         await s.cancel("task")
         assert [e.status for e in s.executions()] == ["cancelled"]
         assert [pid for pid in pids.read_text().split() if not gone(int(pid))] == []
+
+
+async def test_a_command_is_cancelled_only_when_it_is_really_gone(monkeypatch: pytest.MonkeyPatch):
+    """A process that the system holds (a disk that does not answer) outlives KILL, for as long as it takes."""
+    held, told = {0: 0}, []
+
+    def living(sessions: Collection[int]) -> dict[int, int]:
+        return processes.living(sessions) | held
+
+    def tell(group: int, signum: int) -> bool:
+        told.append(signum)
+        return group in held or processes.tell(group, signum)
+
+    monkeypatch.setattr(shell, "GRACE_S", 0.05)
+    monkeypatch.setattr(shell, "living", living)
+    monkeypatch.setattr(shell, "tell", tell)
+    async with notebook() as s:
+        await s.define(Task("task", "sleep 60", runner="shell"))
+        ear = Ear(s)
+        await s.run_now("task")
+        await ear.hears("started")
+        s.cancel_soon("task")
+        while told.count(signal.SIGKILL) < 4:  # noqa: ASYNC110 - nobody tells of a signal
+            await anyio.sleep(0.01)
+        assert [e.status for e in s.executions()] == ["running"]
+        held.clear()
+        await s.wait("task")
+        assert [e.status for e in s.executions()] == ["cancelled"]
 
 
 async def test_what_a_command_leaves_in_the_background_ends_with_it(tmp_path: Path):
