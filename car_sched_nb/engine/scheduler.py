@@ -39,7 +39,7 @@ from car_sched_nb.runners.shell import ShellRunner
 from car_sched_nb.runners.user import RunFunction, UserRunner
 from car_sched_nb.store import records, retention
 from car_sched_nb.store.ops import Call
-from car_sched_nb.store.owners import Owner, reconcile, whoami
+from car_sched_nb.store.owners import Owner, reconcile, sweep, whoami
 from car_sched_nb.store.records import Defined
 from car_sched_nb.store.sqlite import MEMORY, SqliteStore
 from car_sched_nb.store.writer import Writer
@@ -162,6 +162,7 @@ class Scheduler:
     def _arrive(self) -> Owner:
         now_us = self.clock.now_us()
         self.interrupted = reconcile(self.store, now_us)
+        sweep(self.store)
         return Owner(self.store, self._owner_name, now_us)
 
     async def __aexit__(

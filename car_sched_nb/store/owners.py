@@ -9,6 +9,7 @@ import getpass
 import os
 import secrets
 import socket
+import time
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -16,6 +17,8 @@ from filelock import FileLock, Timeout
 from car_sched_nb.processes import end_children
 from car_sched_nb.store import records
 from car_sched_nb.store.sqlite import SqliteStore
+
+_LONG_ENOUGH_S = 60.0  # for an owner that has its lock to become known
 
 
 def whoami(where: str) -> str:
@@ -63,6 +66,18 @@ class Owner:
 def others(store: SqliteStore, owner: str) -> list[str]:
     """Return the owners that have not left, without this one; whether they live is another question."""
     return [str(row[0]) for row in store.rows("SELECT id FROM owners WHERE ended_at IS NULL AND id != ?", owner)]
+
+
+def sweep(store: SqliteStore) -> None:
+    """Remove the locks of owners that died before they were known."""
+    known = set(others(store, ""))
+    for lock in store.folder.glob("*.lock") if store.folder else ():
+        try:
+            old = time.time() - lock.stat().st_mtime > _LONG_ENOUGH_S
+        except OSError:
+            continue  # its owner has just left
+        if old and lock.stem not in known:
+            alive(store, lock.stem)  # which removes it when nobody holds it
 
 
 def reconcile(store: SqliteStore, now_us: int) -> list[str]:

@@ -62,9 +62,13 @@ _SETTLE = """
         AND NOT (j.free AND EXISTS (SELECT 1 FROM executions e INDEXED BY live
             WHERE e.task_id = tasks.id AND e.status IN ('waiting', 'running')))
     RETURNING tasks.id"""
+# A gap from the same first slot is met again when the clock was set back: the two are one series, the longer one.
 _INSERT = f"""
     INSERT OR IGNORE INTO executions ({", ".join(_ROW)})
-    SELECT {_columns(_ROW)} FROM json_each(?) RETURNING execution_id"""
+    SELECT {_columns(_ROW)} FROM json_each(?) WHERE true
+    ON CONFLICT (execution_id) DO UPDATE SET slots = max(slots, excluded.slots), finished_at = excluded.finished_at
+        WHERE executions.attempt = 0
+    RETURNING execution_id"""
 _EXTEND = """
     UPDATE executions SET slots = slots + j.n, finished_at = j.at
     FROM (SELECT value ->> 0 AS id, value ->> 1 AS n, value ->> 2 AS at FROM json_each(?)) AS j

@@ -11,6 +11,7 @@ import pytest
 
 from car_sched_nb.clock import SystemClock
 from car_sched_nb.model import Task
+from car_sched_nb.store import records
 from car_sched_nb.store.sqlite import SqliteStore
 from tests.unit.world import (
     DAY,
@@ -292,3 +293,12 @@ async def test_the_system_clock_looks_again_before_a_far_instant(monkeypatch: py
         await clock.wait(clock.now_us() + 10**15, anyio.Event())
         await clock.wait(None, anyio.Event())
         await clock.wait(clock.now_us() - 10**15, anyio.Event())
+
+
+async def test_a_gap_that_is_met_again_after_the_clock_was_set_back_keeps_all_of_its_slots(store: SqliteStore):
+    for step in (0, 5, 0, 10):
+        async with running(store, clock=clock_at(MONDAY + step * MINUTE)) as s:
+            await s.add(every("1m", catchup="none"))
+            await s.wait()
+    told = [int(e.slot) + k for e in records.executions(store) for k in range(e.slots)]
+    assert sorted(set(told)) == list(range(11))
