@@ -8,6 +8,9 @@ INSTALLED := .venv/installed
 # What the lock file covers, beside the dependencies themselves.
 LOCKED := --extra lab --group dev
 
+# The peers of `make bench`, each with a tests/bench/peers-NAME.in and its lock.
+PEERS := apscheduler3 apscheduler4 dbos huey
+
 .PHONY: demo test test-long lab bench lint lock clean browser
 
 demo: $(INSTALLED)
@@ -23,9 +26,10 @@ test-long: $(INSTALLED)
 lab: $(INSTALLED)
 	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/00_quickstart.ipynb
 
-# Figures of a real kernel beside what people do today; they decide nothing.
-bench: $(INSTALLED)
-	$(BIN)/python -m tests.bench.measure
+# Ours beside the floor and the peers, in one run of an hour or two, into README.md; it decides nothing.
+# BENCH="--quick" tries it in minutes, BENCH="--help" tells the rest.
+bench: $(INSTALLED) $(PEERS:%=build/bench/%/installed)
+	$(BIN)/python -m tests.bench $(BENCH)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check
@@ -36,13 +40,15 @@ lint: $(INSTALLED)
 browser: $(INSTALLED)
 	$(BIN)/python -m tests.browser.chromium
 
+COMPILE = $(or $(UV),build/uv/bin/uv) pip compile --quiet $(UPGRADE) --universal --python-version 3.11 --generate-hashes \
+    --no-annotate --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
+
 # `make lock` changes what has to change, `make lock UPGRADE=--upgrade` takes the newest of everything.
-# The file names no registry: it installs from whichever one a machine is set up for.
-lock: pyproject.toml
+# The files name no registry: they install from whichever one a machine is set up for.
+lock: pyproject.toml $(PEERS:%=tests/bench/peers-%.in)
 	$(if $(UV),,$(PYTHON) -m venv build/uv && build/uv/bin/python -m pip install --quiet uv)
-	$(or $(UV),build/uv/bin/uv) pip compile --quiet $(UPGRADE) --universal --python-version 3.11 --generate-hashes \
-	    --no-annotate --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
-	    $(LOCKED) --output-file requirements.lock pyproject.toml
+	$(COMPILE) $(LOCKED) --output-file requirements.lock pyproject.toml
+	$(foreach peer,$(PEERS),$(COMPILE) --output-file tests/bench/peers-$(peer).lock tests/bench/peers-$(peer).in &&) true
 
 clean:
 	rm -rf .venv build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
@@ -61,5 +67,16 @@ else
 	$(PYTHON) -m venv --clear .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+endif
+	touch $@
+
+# Each peer of the bench has an environment of its own: two of them cannot share one.
+build/bench/%/installed: tests/bench/peers-%.lock
+ifneq ($(UV),)
+	$(UV) venv --quiet --clear --no-python-downloads --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" $(@D)
+	VIRTUAL_ENV=$(@D) $(UV) pip install --quiet --require-hashes --requirement $<
+else
+	$(PYTHON) -m venv --clear $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement $<
 endif
 	touch $@

@@ -8,8 +8,7 @@ from tests.crash import life
 CURSOR = "AND (j.expected IS NULL OR tasks.cursor = j.expected)"
 GUARD = "CREATE UNIQUE INDEX guard"
 OWN_ID = "execution_id TEXT NOT NULL UNIQUE"
-SAME_GAP = """ON CONFLICT (execution_id) DO UPDATE SET slots = max(slots, excluded.slots), finished_at = excluded.finished_at
-        WHERE executions.attempt = 0"""
+SAME_GAP = sqlite._INSERT[sqlite._INSERT.index("ON CONFLICT") : sqlite._INSERT.index("RETURNING")]
 
 
 def live(store: str, log: str, grid: str) -> None:
