@@ -24,7 +24,7 @@ from car_sched_nb.store.writer import Writer
 from car_sched_nb.triggers import Fire, Passed, grace_us, next_fire
 
 _RETRY_US = 1_000_000
-_BURST = 250  # fires in one go: after them, what was won may begin
+_BURST = 1_000  # fires in one go: after them, what was won may begin
 _STEP_US = 1_000_000
 """A wall clock that went back by more was set, not slewed."""
 

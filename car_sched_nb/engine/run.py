@@ -39,13 +39,16 @@ class Run:
         "_over",
         "begun",
         "cancel_status",
+        "duration_us",
         "entry",
         "finish",
+        "finished_us",
         "holds_place",
         "limit",
         "mono_us",
         "next_attempt",
         "not_before_us",
+        "outcome",
         "output",
         "over",
         "params",
@@ -88,6 +91,9 @@ class Run:
         self.mono_us = 0
         self.progress: Progress | None = None
         self.result: Any = None
+        self.outcome: Outcome | None = None
+        self.finished_us = 0
+        self.duration_us: int | None = None
         self.finish: ops.Finish | None = None
         self.next_attempt: Run | None = None
         self.over = False
@@ -100,7 +106,7 @@ class Run:
     @property
     def idle(self) -> bool:
         """Whether it waits and nothing has been done to begin or to end it."""
-        return not (self.working or self.starting or self.over or self.finish is not None)
+        return not (self.working or self.starting or self.over or self.outcome is not None)
 
     @property
     def queued(self) -> bool:
@@ -155,8 +161,16 @@ class Run:
         if self.limit is not None:
             self.limit.deadline = anyio.current_time() + parse_duration(self.task.timeout) / 1e6
 
-    def ends(self, outcome: Outcome, now_us: int, mono_us: int) -> ops.Finish:
+    def end_now(self, outcome: Outcome, now_us: int, mono_us: int) -> None:
+        """The work has ended."""
+        self.outcome, self.result = outcome, outcome.result
+        self.finished_us = now_us
+        self.duration_us = mono_us - self.mono_us if self.begun else None
+
+    def ends(self) -> ops.Finish:
         """Return what to write about its end."""
+        outcome = self.outcome
+        assert outcome is not None
         text = self.output.text()
         kept = None
         if text or outcome.traceback or self.output.displays:
@@ -169,8 +183,8 @@ class Run:
             owner=self.row.owner,
             status=outcome.status,
             started_at=self.started_us,
-            finished_at=now_us,
-            duration=mono_us - self.mono_us if self.begun else None,
+            finished_at=self.finished_us,
+            duration=self.duration_us,
             answer=clip(output.answer) if output.answer else None,
             error=outcome.error,
             error_type=outcome.error_type,

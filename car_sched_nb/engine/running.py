@@ -17,7 +17,7 @@ from car_sched_nb.engine.places import Places
 from car_sched_nb.engine.policy import retry_delay_us
 from car_sched_nb.engine.run import Outcome, Run, failure
 from car_sched_nb.errors import InvalidInput, UnknownRunner
-from car_sched_nb.loops import Spawn
+from car_sched_nb.loops import Spawn, soon_caller
 from car_sched_nb.model import Cause, Execution, Status, Task, Trigger, from_us, to_us
 from car_sched_nb.occurrence import execution_id
 from car_sched_nb.output import Output, current_output
@@ -75,6 +75,9 @@ class Running:
         self._store = store
         self._writer = writer
         self._spawn = spawn
+        self._soon = soon_caller()
+        self._ending: list[Run] = []
+        """What has ended in this turn of the loop."""
         self.owner = owner
         self._clock = clock
         self._runners = runners
@@ -479,15 +482,23 @@ class Running:
         self.ended(run)
 
     def _end(self, run: Run, outcome: Outcome) -> None:
-        run.finish = finish = self._finish_of(run, outcome)
-        run.output.close()
-        run.result = outcome.result
+        """Note an end; it is written after what else may begin in this turn of the loop."""
+        run.end_now(outcome, self._clock.now_us(), self._clock.monotonic_us())
         self.release(run)
-        self._store_end(run, finish)
+        self._ending.append(run)
+        if len(self._ending) == 1:
+            self._soon(self._write_ends)
 
-    def _finish_of(self, run: Run, outcome: Outcome) -> Finish:
-        finish = run.ends(outcome, self._clock.now_us(), self._clock.monotonic_us())
-        task = run.task
+    def _write_ends(self) -> None:
+        ending, self._ending = self._ending, []
+        for run in ending:
+            run.output.close()
+            run.finish = self._finish_of(run)
+            self._store_end(run, run.finish)
+
+    def _finish_of(self, run: Run) -> Finish:
+        finish, outcome, task = run.ends(), run.outcome, run.task
+        assert outcome is not None
         if outcome.status is Status.COMPLETED:
             return msgspec.structs.replace(finish, failed=False) if task.max_failures else finish
         if outcome.status is Status.INTERRUPTED and task.on_crash == "retry" and run.row.attempt < CRASH_ATTEMPTS:

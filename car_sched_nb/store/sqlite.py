@@ -10,7 +10,7 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -32,7 +32,7 @@ from car_sched_nb.errors import (
     StoreUnusable,
 )
 from car_sched_nb.store import schema
-from car_sched_nb.store.ops import Call, End, Finish, Op, Row, Settle, Settled, Start
+from car_sched_nb.store.ops import End, Finish, Op, Row, Settle, Settled, Start
 
 T = TypeVar("T")
 MEMORY = ":memory:"
@@ -42,6 +42,8 @@ _LONGEST_WAIT_S = 0.1
 _sleep = time.sleep  # the real one: in a body's thread it is made to wake at a cancel
 _NETWORK_KINDS = frozenset("nfs nfs4 cifs smb smb2 smb3 smbfs afs 9p fuse.sshfs fuse.glusterfs ceph lustre".split())
 _ROW = Row.__struct_fields__
+_LOST, _WON = Settled(won=False, claimed=False), Settled(won=True, claimed=False)
+_CLAIMED = Settled(won=True, claimed=True)
 _END = [name for name in End.__struct_fields__ if name not in ("execution_id", "owner")]
 
 
@@ -55,30 +57,28 @@ _SETTLE = """
         run_count = run_count + j.runs, last_run_at = iif(j.runs, j.at, last_run_at)
     FROM (SELECT value ->> 0 AS id, value ->> 1 AS revision, value ->> 2 AS version, value ->> 3 AS expected,
         value ->> 4 AS cursor, value ->> 5 AS next_at, value ->> 6 AS by_hand, value ->> 7 AS free,
-        value ->> 8 AS runs, value ->> 9 AS at, value ->> 10 AS max_runs FROM json_each(?)) AS j
+        value ->> 8 AS runs, value ->> 9 AS at, value ->> 10 AS max_runs FROM jsonb_each(?)) AS j
     WHERE tasks.id = j.id AND tasks.deleted_at IS NULL AND tasks.revision = j.revision AND tasks.version = j.version
         AND (tasks.enabled OR j.by_hand) AND (j.expected IS NULL OR tasks.cursor = j.expected)
         AND (NOT j.runs OR NOT j.max_runs OR tasks.run_count < j.max_runs)
         AND NOT (j.free AND EXISTS (SELECT 1 FROM executions e INDEXED BY live
-            WHERE e.task_id = tasks.id AND e.status IN ('waiting', 'running')))
-    RETURNING tasks.id"""
+            WHERE e.task_id = tasks.id AND e.status IN ('waiting', 'running')))"""
 # A gap from the same first slot is met again when the clock was set back: the two are one series, the longer one.
 _INSERT = f"""
     INSERT OR IGNORE INTO executions ({", ".join(_ROW)})
-    SELECT {_columns(_ROW)} FROM json_each(?) WHERE true
+    SELECT {_columns(_ROW)} FROM jsonb_each(?) WHERE true
     ON CONFLICT (execution_id) DO UPDATE SET slots = max(slots, excluded.slots), finished_at = excluded.finished_at
-        WHERE executions.attempt = 0
-    RETURNING execution_id"""
+        WHERE executions.attempt = 0"""
 _EXTEND = """
     UPDATE executions SET slots = slots + j.n, finished_at = j.at
-    FROM (SELECT value ->> 0 AS id, value ->> 1 AS n, value ->> 2 AS at FROM json_each(?)) AS j
+    FROM (SELECT value ->> 0 AS id, value ->> 1 AS n, value ->> 2 AS at FROM jsonb_each(?)) AS j
     WHERE execution_id = j.id"""
 # What stands in the queue is not in the way of what is before it: older, or not of the queue at all.
 _START = """
     UPDATE executions SET status = 'running', wait_reason = NULL, not_before = NULL, started_at = j.at,
         owner = j.owner, version = j.version, executor = j.executor
     FROM (SELECT value ->> 0 AS id, value ->> 1 AS owner, value ->> 2 AS at, value ->> 3 AS version,
-        value ->> 4 AS executor, value ->> 5 AS free FROM json_each(?)) AS j
+        value ->> 4 AS executor, value ->> 5 AS free FROM jsonb_each(?)) AS j
     WHERE execution_id = j.id AND executions.status = 'waiting' AND executions.cancel_asked IS NULL
         AND (executions.owner IS NULL OR executions.owner = j.owner)
         AND EXISTS (SELECT 1 FROM tasks t WHERE t.id = executions.task_id AND t.deleted_at IS NULL
@@ -86,19 +86,17 @@ _START = """
         AND NOT (j.free AND EXISTS (SELECT 1 FROM executions e INDEXED BY live
             WHERE e.task_id = executions.task_id AND e.status IN ('waiting', 'running') AND e.seq != executions.seq
                 AND NOT (e.wait_reason IS 'queue'
-                    AND (executions.wait_reason IS NOT 'queue' OR e.seq > executions.seq))))
-    RETURNING execution_id"""
+                    AND (executions.wait_reason IS NOT 'queue' OR e.seq > executions.seq))))"""
 _FINISHED = f"""
     UPDATE executions SET wait_reason = NULL, not_before = NULL, {", ".join(f"{name} = j.{name}" for name in _END)}
-    FROM (SELECT value ->> 0 AS id, value ->> 1 AS claimed_by, {_columns(_END, 2)} FROM json_each(?)) AS j
-    WHERE execution_id = j.id AND executions.status IN ('waiting', 'running') AND executions.owner IS j.claimed_by
-    RETURNING execution_id"""
+    FROM (SELECT value ->> 0 AS id, value ->> 1 AS claimed_by, {_columns(_END, 2)} FROM jsonb_each(?)) AS j
+    WHERE execution_id = j.id AND executions.status IN ('waiting', 'running') AND executions.owner IS j.claimed_by"""
 _FAILURES = """
     UPDATE tasks SET failures = iif(:failed, failures + 1, 0),
         enabled = iif(:failed AND failures + 1 >= :most, 0, enabled) WHERE id = :id"""
 _OUTPUT = """
     INSERT OR REPLACE INTO outputs (execution_id, text, traceback, display, path)
-    SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4 FROM json_each(?)"""
+    SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4 FROM jsonb_each(?)"""
 
 
 class SqliteStore:
@@ -252,7 +250,7 @@ class SqliteStore:
         with self.transaction() as db:
             # What ended is written first: its task is free for its next slot in the same batch.
             finished = _finish(db, [op for op in batch if isinstance(op, Finish)])
-            started = _ids(db, _START, [op for op in batch if isinstance(op, Start)])
+            started = _start(db, [op for op in batch if isinstance(op, Start)])
             settled = _settle(db, [op for op in batch if isinstance(op, Settle)])
             return [_answer(db, op, settled, started, finished) for op in batch]
 
@@ -310,27 +308,39 @@ def _explained(path: str) -> Iterator[None]:
 def _answer(
     db: apsw.Connection, op: Op, settled: dict[str, Settled], started: set[str], finished: set[str]
 ) -> Settled | bool | Any:
-    match op:
-        case Settle():
-            return settled[op.task_id]
-        case Start():
-            return op.execution_id in started
-        case Finish():
-            return op.end.execution_id in finished
-        case Call():
-            try:
-                with db:  # a savepoint of its own
-                    answer = op.fn(db)
-            except Exception as error:  # noqa: BLE001 - it belongs to whoever asked, not to the batch
-                return error
-            return answer
+    kind = type(op)
+    if kind is Settle:
+        return settled[op.task_id]  # type: ignore[union-attr]
+    if kind is Finish:
+        return op.end.execution_id in finished  # type: ignore[union-attr]
+    if kind is Start:
+        return op.execution_id in started  # type: ignore[union-attr]
+    try:
+        with db:  # a savepoint of its own
+            answer = op.fn(db)  # type: ignore[union-attr]
+    except Exception as error:  # noqa: BLE001 - it belongs to whoever asked, not to the batch
+        return error
+    return answer
 
 
-def _ids(db: apsw.Connection, sql: str, ops: Iterable[Any]) -> set[str]:
-    ops = list(ops)
+def _written(db: apsw.Connection, sql: str, ops: list[Any], ids: list[str], name: str) -> set[str]:
+    """Write and return the ids of what was written; `name` is their column.
+
+    Rows that come back are the dear part: for each, apsw gives the GIL up, and a computing thread may keep it for 5 ms.
+    So they are asked for only when not all was written.
+    """
     if not ops:
         return set()
-    return {row[0] for row in db.execute(sql, (_json(ops),))}
+    given = (_json(ops),)
+    db.execute("SAVEPOINT written")
+    db.execute(sql, given)
+    if db.changes() == len(ops):
+        db.execute("RELEASE written")
+        return set(ids)
+    db.execute("ROLLBACK TO written")
+    found = {str(row[0]) for row in db.execute(f"{sql} RETURNING {name}", given)}
+    db.execute("RELEASE written")
+    return found
 
 
 def _json(ops: object) -> str:
@@ -340,26 +350,26 @@ def _json(ops: object) -> str:
 def _settle(db: apsw.Connection, ops: list[Settle]) -> dict[str, Settled]:
     if not ops:
         return {}
-    won = _ids(
-        db,
-        _SETTLE,
-        [
-            (
-                *(op.task_id, op.revision, op.version, op.expected, op.cursor, op.next_at),
-                *(op.by_hand, op.free, int(op.claim is not None), op.now, op.max_runs),
-            )
-            for op in ops
-        ],
-    )
-    winners = [op for op in ops if op.task_id in won]
-    inserted = _ids(db, _INSERT, [row for op in winners for row in (op.gap, op.claim) if row])
+    given = [
+        (
+            *(op.task_id, op.revision, op.version, op.expected, op.cursor, op.next_at),
+            *(op.by_hand, op.free, int(op.claim is not None), op.now, op.max_runs),
+        )
+        for op in ops
+    ]
+    won = _written(db, _SETTLE, given, [op.task_id for op in ops], "tasks.id")
+    winners = ops if len(won) == len(ops) else [op for op in ops if op.task_id in won]
+    inserted = _insert(db, [row for op in winners for row in (op.gap, op.claim) if row])
     extended = [op.extend for op in winners if op.extend]
     if extended:
         db.execute(_EXTEND, (_json(extended),))
-    answers = {
-        op.task_id: Settled(op.task_id in won, op.claim is not None and op.claim.execution_id in inserted) for op in ops
-    }
-    refused = [op.task_id for op in winners if op.claim and not answers[op.task_id].claimed]
+    answers = {op.task_id: _LOST for op in ops}
+    refused = []
+    for op in winners:
+        claimed = op.claim is not None and op.claim.execution_id in inserted
+        answers[op.task_id] = _CLAIMED if claimed else _WON
+        if op.claim is not None and not claimed:
+            refused.append(op.task_id)
     if refused:  # served before by another way, say `run_once`: it was settled but does not run again
         db.execute(
             "UPDATE tasks SET run_count = run_count - 1 WHERE id IN (SELECT value FROM json_each(?))", (_json(refused),)
@@ -367,17 +377,22 @@ def _settle(db: apsw.Connection, ops: list[Settle]) -> dict[str, Settled]:
     return answers
 
 
+def _insert(db: apsw.Connection, rows: list[Row]) -> set[str]:
+    return _written(db, _INSERT, rows, [row.execution_id for row in rows], "execution_id")
+
+
+def _start(db: apsw.Connection, ops: list[Start]) -> set[str]:
+    return _written(db, _START, ops, [op.execution_id for op in ops], "execution_id")
+
+
 def _finish(db: apsw.Connection, ops: list[Finish]) -> set[str]:
-    finished = _ids(db, _FINISHED, [op.end for op in ops])
-    if not finished:
-        return finished
-    ended = [op for op in ops if op.end.execution_id in finished]
+    ends = [op.end for op in ops]
+    finished = _written(db, _FINISHED, ends, [end.execution_id for end in ends], "execution_id")
+    ended = ops if len(finished) == len(ops) else [op for op in ops if op.end.execution_id in finished]
     outputs = [op.output for op in ended if op.output]
     if outputs:
         db.execute(_OUTPUT, (_json(outputs),))
-    retries = [op.retry for op in ended if op.retry]
-    if retries:
-        _ids(db, _INSERT, retries)
+    _insert(db, [op.retry for op in ended if op.retry])
     for op in ended:
         if op.max_failures and op.failed is not None:
             db.execute(_FAILURES, {"failed": op.failed, "most": op.max_failures, "id": op.task_id})
