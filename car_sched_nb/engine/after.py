@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
 
 from car_sched_nb.clock import Clock
@@ -61,14 +60,10 @@ class Followers:
         engine.settle_state(
             armed,
             upstream.cursor_of(ends),
-            Fire(_slot(ends), max(end.finished_us for end in ends)),
+            Fire(upstream.slot_of(ends), max(end.finished_us for end in ends)),
             upstream=upstream.as_json(ends),
             skipped=_why(unwanted),
         )
-
-
-def _slot(ends: Sequence[End]) -> str:
-    return hashlib.sha256("\n".join(end.execution_id for end in ends).encode()).hexdigest()[:16]
 
 
 def _why(unwanted: Sequence[End]) -> str | None:

@@ -94,6 +94,10 @@ class Armed:
         in_time = task.until_at is None or now_us <= to_us(task.until_at)
         return task.enabled and left and in_time and self.remaining != 0
 
+    def may_go_on(self, now_us: int) -> bool:
+        """Tell whether any more runs of an enabled task can come by its trigger."""
+        return self.may_run(now_us) if self.schedule is None else self.next_fire is not None
+
     def passed(self, now_us: int) -> Passed | None:
         """Return the slots that are due and not settled."""
         if self.next_fire is None or self.schedule is None:

@@ -30,6 +30,9 @@ class Backfill:
     def __init__(self, engine: Engine, running: Running, store: SqliteStore, task: Task) -> None:
         if task.trigger not in _PLANNED:
             raise InvalidInput(f"{task.name} has no planned slots to fill in; run it now: %car run {task.name}")
+        if missing := running.runner_of(task).missing(task):
+            # A slot that fails for it would be used up.
+            raise InvalidInput(f"{task.name} cannot run yet: {missing}")
         self.task = task
         self.scope = anyio.CancelScope()
         self._engine = engine
@@ -84,7 +87,7 @@ class Backfill:
 
     def _goes_on(self) -> bool:
         stored = records.by_id(self._store, self.task.id)
-        if stored is None or stored.revision != self.task.revision or self._running.closing:
+        if stored is None or stored.revision != self.task.revision or self._running.closing or self.scope.cancel_called:
             return False
         self.task = stored
         return True
@@ -104,6 +107,8 @@ class Backfill:
             )
             op = transaction(task, now_us, by_hand=True, free=task.overlap != "allow", claim=run.row)
             if await self._running.claim(run, op):
+                if self.scope.cancel_called:  # while the claim was being written
+                    self._running.stop(run, Status.CANCELLED)
                 return run
             with anyio.move_on_after(_AGAIN_S):  # another owner's run ends without a word here
                 await self._engine.change()

@@ -25,6 +25,9 @@ _CHOICES = {
     "on_crash": ("leave", "retry"),
     "when": ("completed", "failed", "ended"),
 }
+_PLANNED = {Trigger.INTERVAL: "--every", Trigger.CRON: "--cron"}
+_AGAIN = {**_PLANNED, Trigger.FILE_WATCH: "--watch", Trigger.AFTER: "--after"}
+_GOES_WITH = {"jitter": _PLANNED, "until": _AGAIN, "max_runs": _AGAIN, "when": {Trigger.AFTER: "--after"}}
 
 
 def checked(task: Task, runners: Mapping[str, Runner]) -> Task:
@@ -52,11 +55,21 @@ def checked(task: Task, runners: Mapping[str, Runner]) -> Task:
     if task.retry_delay and not task.retries:
         raise InvalidInput("--retry-delay goes with --retries; add --retries 3, or leave --retry-delay away")
     task = check_trigger(task)
+    _check_goes_with(task)
     _check_jitter(task)
     if task.trigger is Trigger.FILE_WATCH:
         task = msgspec.structs.replace(task, watch_path=files.resolve(task.watch_path))
     runners[task.runner].check(task)
     return task
+
+
+def _check_goes_with(task: Task) -> None:
+    """Refuse a policy that could never do anything."""
+    plain = Task(task.name)
+    for name, flags in _GOES_WITH.items():
+        if getattr(task, name) != getattr(plain, name) and task.trigger not in flags:
+            option, listed = name.replace("_", "-"), " or ".join(flags.values())
+            raise InvalidInput(f"--{option} goes with {listed}; add one, or leave --{option} away")
 
 
 def _check_jitter(task: Task) -> None:

@@ -10,6 +10,7 @@ import itertools
 from collections.abc import Callable
 
 import anyio
+import msgspec
 
 from car_sched_nb.clock import Clock
 from car_sched_nb.engine.armed import ON_TIME_US, Armed, Gap, Plan, decide, new_row, settle, transaction
@@ -17,6 +18,7 @@ from car_sched_nb.engine.policy import jitter_us
 from car_sched_nb.engine.run import Run, row_execution
 from car_sched_nb.engine.running import Running
 from car_sched_nb.model import Cause, Execution, Status, Task, to_us
+from car_sched_nb.occurrence import slot_text
 from car_sched_nb.store import records
 from car_sched_nb.store.ops import Call, End, Finish, Settle, Settled
 from car_sched_nb.store.sqlite import SqliteStore
@@ -100,9 +102,22 @@ class Engine:
         armed = self.armed.get(run.task.id)
         if armed is not None and armed.task.enabled:
             run.task = armed.task  # a changed body applies from the next start
-        elif armed is not None and run.row.cause not in (Cause.HAND, Cause.BACKFILL):
-            return  # paused: `arm` begins it again when the task is resumed
-        self.running.begin(run)
+        if not self.held(run):
+            self.running.begin(run)
+
+    def held(self, run: Run) -> bool:
+        """Tell whether an execution waits until its task is resumed, or the names are there that its body needs."""
+        armed = self.armed.get(run.task.id)
+        if armed is None or run.working or run.starting or run.row.cause in (Cause.HAND, Cause.BACKFILL):
+            return False
+        return not armed.task.enabled or self.waits_for_names(armed)
+
+    def _begin_waiting(self, task_id: str) -> None:
+        """Begin what was held of a task when its time comes."""
+        for run in self.running.of(task_id):
+            if run.idle and not run.entry and not run.queued:
+                self.later(run, run.not_before_us or 0)
+        self.running.next_in_queue(task_id)
 
     def arm(self, task: Task, remaining: int | None = None) -> Armed:
         """Plan a stored task; `remaining` bounds how many executions it may start."""
@@ -115,10 +130,7 @@ class Engine:
             armed.take(task)
             armed.remaining = remaining
         if task.enabled and task.id in self.running.runs:
-            for run in self.running.of(task.id):
-                if run.idle and not run.entry and not run.queued:
-                    self.later(run, run.not_before_us or 0)
-            self.running.next_in_queue(task.id)
+            self._begin_waiting(task.id)
         if self._fall_back(armed):
             return armed
         # The store knows the next fire: ten thousand tasks need no computing at a start.
@@ -239,7 +251,7 @@ class Engine:
         busy = self.running.occupied(task_id) or armed.elsewhere
         if overlap == "queue":
             waiting = any(run.queued and run.row.cause == Cause.SLOT for run in self.running.of(task_id))
-            armed.behind = waiting or (armed.behind and passed.slots > 1)
+            armed.behind = armed.behind or waiting
             return None if waiting else decide(armed, passed, now_us, busy=False)
         if overlap == "replace" and busy:
             armed.replacing = True
@@ -279,6 +291,7 @@ class Engine:
         """Look again at the tasks that wait for names."""
         for armed in list(self.armed.values()):
             if armed.waits is not None and not self.waits_for_names(armed):
+                self._begin_waiting(armed.task.id)
                 self.due(armed)
                 self.look(armed)
                 self.take_over_all()
@@ -366,6 +379,8 @@ class Engine:
                 self.running.tell("gap", armed.task)
         if plan.run is not None:
             armed.gap, armed.replacing = None, False
+        fire = armed.next_fire
+        armed.behind = armed.behind and fire is not None and fire.at_us <= self._clock.now_us()
 
     def again(self, armed: Armed) -> None:
         """Plan what comes next, at once when it is already due."""
@@ -409,14 +424,21 @@ class Engine:
         """Plan an execution that waits without an owner, or call it missed when that is too late."""
         if execution.execution_id in self.running.runs.get(armed.task.id, {}) or self.waits_for_names(armed):
             return
-        at_us, now_us = to_us(execution.scheduled_at), self._clock.now_us()
-        if armed.schedule is not None and execution.cause is Cause.SLOT:
-            allowed = grace_us(armed.task, armed.schedule, Fire(_bare(execution.slot), at_us))
-            late = now_us - at_us > max(allowed, ON_TIME_US)
-            if armed.task.catchup == "none" or (late and armed.task.catchup == "latest"):
-                self._miss(armed, execution, now_us)
-                return
+        now_us = self._clock.now_us()
+        due = execution.not_before or execution.scheduled_at
+        late_us, catchup = now_us - to_us(due), armed.task.catchup
+        of_a_plan = armed.schedule is not None and execution.cause is Cause.SLOT and catchup != "all"
+        if of_a_plan and late_us > max(ON_TIME_US, self._allowed_us(armed, execution)):
+            self._miss(armed, execution, now_us)
+            return
         self.running.take_over(armed.task, execution)
+
+    def _allowed_us(self, armed: Armed, execution: Execution) -> int:
+        """Return how late a slot may begin; one of a schedule that was changed since may not."""
+        task, schedule, bare = armed.task, armed.schedule, _bare(execution.slot)
+        if schedule is None or task.catchup == "none" or execution.slot != slot_text(task.revision, bare):
+            return 0
+        return grace_us(task, schedule, Fire(bare, to_us(execution.scheduled_at)))
 
     def _miss(self, armed: Armed, execution: Execution, now_us: int) -> None:
         end = End(
@@ -428,7 +450,15 @@ class Engine:
             duration=None,
             reason="no_owner",
         )
-        self._writer.submit(Finish(end=end), lambda answer: self.notify())
+        self.settling += 1
+
+        def answer(_: bool | BaseException) -> None:
+            self.settling -= 1
+            if not armed.settling:
+                self.again(armed)  # what it was in the way of
+            self.notify()
+
+        self._writer.submit(Finish(end=end), answer)
 
     def yields(self, armed: Armed, task: Task | None) -> bool:
         """Plan a task no more when it was changed or deleted elsewhere: `task` is what is stored now."""
@@ -462,13 +492,22 @@ class Engine:
 
     def ended(self, run: Run) -> None:
         """Plan on after an execution of a task."""
-        self.running.next_in_queue(run.task.id)
         armed = self.armed.get(run.task.id)
+        if armed is not None and run.finish is not None and run.finish.failed:
+            self._follow_pause(armed)
+        self.running.next_in_queue(run.task.id)
         if armed is not None and not armed.settling:
             self.again(armed)
         if run.task.name in self.running.followed:
             self.upstream_ended(run.task.name)
         self.notify()
+
+    def _follow_pause(self, armed: Armed) -> None:
+        """Follow that a failure was one too many in a row."""
+        stored = records.by_id(self._store, armed.task.id)
+        if stored is not None and armed.task.enabled and not stored.enabled:
+            armed.task = msgspec.structs.replace(armed.task, enabled=False)
+            self.running.tell("paused", stored)
 
     def notify(self) -> None:
         """Wake whoever waits for a change."""

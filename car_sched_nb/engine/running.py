@@ -208,7 +208,7 @@ class Running:
             reason=found.reason,
             trigger=found.trigger,
             params=_kept_params(found.params) if found.params else None,
-            executor=self.runner_of(task).executor(task),
+            executor=found.executor,
             not_before=to_us(found.not_before) if found.not_before else None,
             upstream=msgspec.json.encode(found.upstream).decode() if found.upstream else None,
         )
@@ -325,7 +325,8 @@ class Running:
             if not run.idle or run.row.cause == Cause.HAND:
                 continue
             if run.row.owner is not None:
-                release = partial(records.release, execution_id=run.execution_id, owner=self.owner)
+                now_us = self._clock.now_us()
+                release = partial(records.release, execution_id=run.execution_id, owner=self.owner, now_us=now_us)
                 self._writer.submit(Call(release), lambda answer: None)
             self.forget(run)
 
@@ -501,12 +502,13 @@ class Running:
         assert outcome is not None
         if outcome.status is Status.COMPLETED:
             return msgspec.structs.replace(finish, failed=False) if task.max_failures else finish
-        if outcome.status is Status.INTERRUPTED and task.on_crash == "retry" and run.row.attempt < CRASH_ATTEMPTS:
+        most = max(CRASH_ATTEMPTS, task.retries + 1)
+        if outcome.status is Status.INTERRUPTED and task.on_crash == "retry" and run.row.attempt < most:
             retry = msgspec.structs.replace(self._next_attempt(run, 0), owner=None, not_before=finish.end.finished_at)
             return msgspec.structs.replace(finish, retry=retry)
         if outcome.status not in (Status.FAILED, Status.TIMED_OUT):
             return finish
-        if run.row.attempt > task.retries or self.closing:
+        if run.row.attempt > task.retries or self.closing or run.cancel_status is not None:
             return msgspec.structs.replace(finish, failed=True) if task.max_failures else finish
         return msgspec.structs.replace(finish, retry=self._next_attempt(run, finish.end.finished_at))
 
@@ -550,6 +552,8 @@ class Running:
         if finish.retry is not None and finished and not self.closing:
             run.next_attempt = self._run_of(run.task, finish.retry, run.params)
             self.claimed(run.next_attempt)
+            if run.cancel_status is not None:  # it was asked to stop while its failure was being stored
+                self.stop(run.next_attempt, run.cancel_status, run.reason)
         if run.task.name in self.followed and finish.end.status == Status.COMPLETED:
             self.kept[run.task.id] = (run.execution_id, run.result)
         run.end()

@@ -320,8 +320,9 @@ class Scheduler:
 
     def waiting_for_names(self) -> list[tuple[str, str]]:
         """Return the planned tasks whose bodies need what nobody has defined: (name, what is missing)."""
-        planned = [armed for armed in self.engine.armed.values() if armed.next_fire or armed.task.watch_path]
-        return [(armed.task.name, armed.waits or "") for armed in planned if self.engine.waits_for_names(armed)]
+        armed = self.engine.armed.values()
+        planned = [one for one in armed if one.next_fire or one.task.watch_path or one.task.after]
+        return [(one.task.name, one.waits or "") for one in planned if self.engine.waits_for_names(one)]
 
     def live(self, name: str | None = None) -> list[Run]:
         """Return what runs or waits here now."""
@@ -404,17 +405,19 @@ class Scheduler:
         if not stored.enabled:
             raise TaskPaused(stored.name)
         found: list[Execution] = []
-        enough = anyio.Event()
+        gone = False
 
         def hear(event: Event) -> None:
+            nonlocal gone
             if event.task.id != stored.id:
                 return
             if event.kind == "finished" and event.execution and event.final:
                 found.append(event.execution)
                 if handle:
                     handle.add(event.execution, event.result)
-            if len(found) == most or event.kind in ("deleted", "disarmed"):
-                enough.set()
+            if event.kind in ("deleted", "disarmed"):
+                gone = True
+                self.engine.notify()
 
         before = self.engine.armed.get(stored.id)
         stop = self.listen(hear)
@@ -427,7 +430,8 @@ class Scheduler:
                 return self.executions(stored.name, newest=1)
             else:
                 await self.arm(stored.name, remaining=most)
-            await enough.wait()
+            while not (gone or (most is not None and len(found) >= most) or self._nothing_left(stored.id)):
+                await self.engine.change()
         finally:
             with anyio.CancelScope(shield=True):
                 await self._disarm(stored)
@@ -436,6 +440,13 @@ class Scheduler:
                 await self._stop(stored.id, Status.CANCELLED)
             stop()
         return found
+
+    def _nothing_left(self, task_id: str) -> bool:
+        """Tell whether a planned task has had its last run, by `max_runs` or `until`."""
+        armed = self.engine.armed.get(task_id)
+        if armed is None or armed.settling or armed.remaining == 0 or self.running.of(task_id):
+            return False
+        return armed.task.enabled and not armed.may_go_on(self.clock.now_us())
 
     def spawn(self, task: Task | str, max_iterations: int | None = None) -> TaskHandle:
         """Run a task in the background and return its handle at once."""
@@ -470,10 +481,10 @@ class Scheduler:
     def _in_progress(self, names: Iterable[str]) -> bool:
         wanted = set(names)
         now_us = self.clock.now_us()
-        if not wanted and (self.running.runs or self._backfills):
+        runs = (run for runs in self.running.runs.values() for run in runs.values())
+        if any((not wanted or run.task.name in wanted) and not self.engine.held(run) for run in runs):
             return True
-        going = [run.task.name for run in self.live()] + [one.task.name for one in self._backfills]
-        if any(not wanted or name in wanted for name in going):
+        if any(not wanted or one.task.name in wanted for one in self._backfills):
             return True
         return any(
             not self.engine.nothing_due(armed, now_us)
@@ -524,7 +535,7 @@ class Scheduler:
     async def _stop(self, task_id: str, status: Status) -> int:
         runs = self._ask_to_stop(task_id, status)
         for run in runs:
-            await run.wait_over()
+            await _last_attempt(run)
         return len(runs)
 
     async def pause(self, name: str) -> bool:
@@ -565,13 +576,15 @@ class Scheduler:
         if armed:
             armed.take(task)
             self.engine.replan(armed)
+            self.engine.notify()
             self._follow_states([task])
 
     async def delete(self, name: str) -> None:
-        """Hide a task and ask what runs of it to stop; its history stays and its name is free."""
-        task = self.task(name)
+        """Hide a task and ask what runs of it to stop, here and elsewhere; its history stays and its name is free."""
+        task, now_us = self.task(name), self.clock.now_us()
         await self._disarm(task)
-        await self._call(records.delete, task.id, self.clock.now_us())
+        await self._call(records.ask_to_stop, task.id, self.owner, now_us)
+        await self._call(records.delete, task.id, now_us)
         self._ask_to_stop(task.id, Status.CANCELLED)
         self.running.tell("deleted", task)
 

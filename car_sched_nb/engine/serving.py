@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -19,9 +19,10 @@ from car_sched_nb.engine.watch import cursor_of, parts_of
 from car_sched_nb.errors import DefinitionChanged, TaskPaused, UnknownTask
 from car_sched_nb.model import LIVE, Cause, Execution, Status, Task, Trigger
 from car_sched_nb.occurrence import execution_id, manual_slot, occurrence_id, slot_text
-from car_sched_nb.store import records
+from car_sched_nb.store import records, upstream
 from car_sched_nb.store.ops import Settle
 from car_sched_nb.store.sqlite import SqliteStore
+from car_sched_nb.store.upstream import End
 from car_sched_nb.store.writer import Writer
 from car_sched_nb.triggers import next_fire, schedule_of
 
@@ -60,15 +61,21 @@ class Serving:
 
     def _has_no_slot_yet(self, task: Task) -> bool:
         """Tell whether the first slot is still to come: serving it early would use it up."""
+        if task.trigger is Trigger.AFTER:
+            return not all(end.seq for end in self._ends(task))
         if task.trigger not in (Trigger.INTERVAL, Trigger.ONCE):
             return False
         plan, now_us = schedule_of(task), self._clock.now_us()
         fire = plan.current(now_us) if plan else None
         return fire is not None and fire.at_us > now_us
 
+    def _ends(self, task: Task) -> list[End]:
+        return upstream.ends(self._store.rows, task, task.namespace) if task.trigger is Trigger.AFTER else []
+
     async def _try_current(self, task: Task, params: Mapping[str, Any] | None) -> Run | Execution | None:
         now_us = self._clock.now_us()
-        slot, at_us, expected, cursor = await self._current(task, now_us)
+        ends = self._ends(task)
+        slot, at_us, expected, cursor = _current_of(task, ends) if ends else await self._current(task, now_us)
         text = slot_text(task.revision, slot)
         occurrence = occurrence_id(task.id, task.trigger, text)
         tried = records.attempts(self._store, occurrence)
@@ -84,6 +91,7 @@ class Serving:
             attempt=attempt,
             cause=Cause.RETRY if tried else Cause.HAND,
             params=params,
+            upstream=upstream.as_json(ends) if ends else None,
         )
         if await self._running.claim(run, self._claim_op(task, run, now_us, expected, cursor)):
             return run
@@ -186,3 +194,10 @@ class Serving:
         """Return the slot of a content; one that comes back is told from the first by its counter."""
         occurrence = occurrence_id(task.id, task.trigger, slot_text(task.revision, digest))
         return f"{digest}.{counter}" if records.attempts(self._store, occurrence) else digest
+
+
+def _current_of(task: Task, ends: Sequence[End]) -> tuple[str, int, str | None, str | None]:
+    """Return (slot, instant, expected cursor, new cursor) of a task that follows others, as `_current` does."""
+    moves = upstream.are_newer(ends, task.cursor)
+    at_us = max(end.finished_us for end in ends)
+    return upstream.slot_of(ends), at_us, task.cursor if moves else None, upstream.cursor_of(ends) if moves else None

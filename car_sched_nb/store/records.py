@@ -68,7 +68,10 @@ def _task(row: tuple[Any, ...]) -> Task:
     (id_, namespace, name, defined, enabled, revision, version, cursor, next_at) = row[:9]
     (created_at, anchored_at, fire_at, until_at, failures, last_run_at, run_count, live, last) = row[9:]
     base = msgspec.json.decode(defined, type=Task)
-    watching = base.trigger in (Trigger.FILE_WATCH, Trigger.AFTER) and enabled
+    over = bool(base.max_runs) and run_count >= base.max_runs  # the last may have been by hand, with a slot planned
+    if over:
+        next_at = None
+    watching = base.trigger in (Trigger.FILE_WATCH, Trigger.AFTER) and enabled and not over
     created = _instant(created_at)
     # Ten thousand tasks in memory share what they have in common.
     return msgspec.structs.replace(
@@ -238,7 +241,7 @@ def define(db: apsw.Connection, task: Task, namespace: str, now_us: int, baselin
         tail: tuple[Any, ...] = (now_us, namespace, task.name, id_)
     else:
         sql = """UPDATE tasks SET definition = ?, cursor = ?, next_at = ?, anchored_at = ?, fire_at = ?, until_at = ?,
-            revision = revision + 1, version = version + 1 WHERE id = ?"""
+            revision = revision + 1, version = version + 1, run_count = 0 WHERE id = ?"""
         tail = (id_,)
     fire_us = to_us(task.fire_at) if task.fire_at else None
     db.execute(sql, (text, cursor, next_at, now_us, fire_us, until_us, *tail))
@@ -247,9 +250,11 @@ def define(db: apsw.Connection, task: Task, namespace: str, now_us: int, baselin
 
 def _until(task: Task, old: Task | None, now_us: int) -> int | None:
     """Return the last instant of a task's slots; resolved once, as long as it is typed the same."""
-    if old is not None and old.until == task.until:
+    if old is not None and (old.until, old.tz) == (task.until, task.tz):
         return to_us(old.until_at) if old.until_at else None
-    return parse_future(task.until, now_us=now_us, zone=task.tz or None) if task.until else None
+    if not task.until:
+        return None
+    return parse_future(task.until, now_us=now_us, zone=task.tz or None, option="--until")
 
 
 def _first_slots(db: apsw.Connection, task: Task, namespace: str, baseline: str | None) -> tuple[str, int | None]:
@@ -310,11 +315,22 @@ def ask_to_stop(db: apsw.Connection, task_id: str, owner: str, now_us: int) -> l
     return [str(row[0]) for row in rows]
 
 
-def release(db: apsw.Connection, execution_id: str, owner: str) -> None:
+def release(db: apsw.Connection, execution_id: str, owner: str, now_us: int) -> None:
     """Take an owner's name off an execution that waits: whoever plans its task may start it."""
+    _cancel_unwanted(db, owner, now_us)
     db.execute(
         "UPDATE executions SET owner = NULL WHERE execution_id = ? AND owner = ? AND status = 'waiting'",
         (execution_id, owner),
+    )
+
+
+def _cancel_unwanted(db: apsw.Connection, owner: str, now_us: int) -> None:
+    """Cancel what waits for an owner and was asked to stop, or whose task was deleted: nobody after it would."""
+    db.execute(
+        f"""UPDATE executions SET status = 'cancelled', wait_reason = NULL, not_before = NULL, finished_at = ?
+        WHERE owner = ? AND {_LIVE} AND status = 'waiting' AND (cancel_asked IS NOT NULL
+            OR EXISTS (SELECT 1 FROM tasks t WHERE t.id = executions.task_id AND t.deleted_at IS NOT NULL))""",
+        (now_us, owner),
     )
 
 
@@ -375,6 +391,7 @@ def let_go(db: apsw.Connection, owner: str, now_us: int) -> list[str]:
         WHERE owner = ? AND {_LIVE} AND (status = 'running' OR {by_hand}) RETURNING execution_id""",
         (now_us, owner),
     ).fetchall()
+    _cancel_unwanted(db, owner, now_us)
     db.execute(f"UPDATE executions SET owner = NULL WHERE owner = ? AND {_LIVE}", (owner,))
     db.execute("DELETE FROM armed WHERE owner = ?", (owner,))
     db.execute("UPDATE owners SET ended_at = coalesce(ended_at, ?) WHERE id = ?", (now_us, owner))

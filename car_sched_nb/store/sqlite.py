@@ -91,6 +91,12 @@ _FINISHED = f"""
     UPDATE executions SET wait_reason = NULL, not_before = NULL, {", ".join(f"{name} = j.{name}" for name in _END)}
     FROM (SELECT value ->> 0 AS id, value ->> 1 AS claimed_by, {_columns(_END, 2)} FROM jsonb_each(?)) AS j
     WHERE execution_id = j.id AND executions.status IN ('waiting', 'running') AND executions.owner IS j.claimed_by"""
+# Who asked a run to stop while it was failing did not mean its next attempt to go on.
+_STILL_ASKED = """
+    UPDATE executions SET cancel_asked = p.cancel_asked
+    FROM (SELECT value ->> 0 AS next_id, value ->> 1 AS id FROM jsonb_each(?)) AS j
+        JOIN executions p ON p.execution_id = j.id AND p.cancel_asked IS NOT NULL
+    WHERE executions.execution_id = j.next_id"""
 _FAILURES = """
     UPDATE tasks SET failures = iif(:failed, failures + 1, 0),
         enabled = iif(:failed AND failures + 1 >= :most, 0, enabled) WHERE id = :id"""
@@ -392,7 +398,10 @@ def _finish(db: apsw.Connection, ops: list[Finish]) -> set[str]:
     outputs = [op.output for op in ended if op.output]
     if outputs:
         db.execute(_OUTPUT, (_json(outputs),))
-    _insert(db, [op.retry for op in ended if op.retry])
+    retries = {op.end.execution_id: op.retry for op in ended if op.retry}
+    if retries:
+        _insert(db, list(retries.values()))
+        db.execute(_STILL_ASKED, (_json([(retry.execution_id, id_) for id_, retry in retries.items()]),))
     for op in ended:
         if op.max_failures and op.failed is not None:
             db.execute(_FAILURES, {"failed": op.failed, "most": op.max_failures, "id": op.task_id})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -54,6 +55,11 @@ def ends(query: Query, task: Task, namespace: str) -> list[End]:
 def cursor_of(found: Sequence[End]) -> str:
     """Return the cursor of a task that has used these ends."""
     return ",".join(str(end.seq) for end in found)
+
+
+def slot_of(found: Sequence[End]) -> str:
+    """Return the slot that follows these ends."""
+    return hashlib.sha256("\n".join(end.execution_id for end in found).encode()).hexdigest()[:16]
 
 
 def are_newer(found: Sequence[End], cursor: str) -> bool:

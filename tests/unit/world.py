@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -35,6 +35,8 @@ class Recorder:
         self.prompts: list[str] = []
         self.begun = anyio.Event()
         self.interrupted = 0
+        self.inside = 0
+        """How many are held now."""
         self.error: BaseException | None = None
         self._go = anyio.Event()
         if not held:
@@ -44,11 +46,16 @@ class Recorder:
         self.seen.append(runtime.occurrence)
         self.prompts.append(prompt)
         self.begun.set()
+        go = self._go
+        held = not go.is_set()
+        self.inside += held
         try:
-            await self._go.wait()
+            await go.wait()
         except BaseException:
             self.interrupted += 1
             raise
+        finally:
+            self.inside -= held
         if self.error is not None:
             raise self.error
         return AgentOutput(name=spec.name, answer=f"completed: {prompt}", turns=1, tool_calls=0)
@@ -56,6 +63,11 @@ class Recorder:
     def let_go(self) -> None:
         """Let what runs end."""
         self._go.set()
+
+    def step(self) -> None:
+        """Let what runs end, and hold what begins after it."""
+        self._go.set()
+        self.hold()
 
     def hold(self) -> None:
         """Keep from now on what starts."""
@@ -164,3 +176,79 @@ async def running(
 def short(executions: list[Execution]) -> list[tuple[str, str, int]]:
     """Return (status, slot, slots) of each execution."""
     return [(str(e.status), e.slot, e.slots) for e in executions]
+
+
+# Policies: what waits for an instant is at rest, though it is in progress
+
+
+class Script(Recorder):
+    """A recorder whose runs fail as long as `fails` says so of their occurrence."""
+
+    def __init__(self, fails: Callable[[Occurrence], bool] | bool = False, *, held: bool = False) -> None:
+        super().__init__(held=held)
+        self.fails = fails
+
+    async def run(self, spec: AgentSpec, prompt: str, runtime: Runtime, mailbox: Mailbox) -> AgentOutput:
+        output = await super().run(spec, prompt, runtime, mailbox)
+        if self.fails is True or (callable(self.fails) and self.fails(runtime.occurrence)):
+            raise RuntimeError("it failed, as told")
+        return output
+
+
+def follower(after: str, name: str = "task", **fields: Any) -> Task:
+    """Return a task that follows others and that the recorder runs."""
+    return agent(name, Trigger.AFTER, after=after.replace(",", "\n"), **fields)
+
+
+async def rest(*schedulers: Scheduler) -> None:
+    """Return when nothing more happens unless time passes or somebody acts: bodies that are held count as at rest."""
+    calm = 0
+    while calm < 2:
+        await anyio.sleep(0.001)  # a spin would keep the writer's thread from the interpreter
+        calm = 0 if any(map(_stirs, schedulers)) else calm + 1
+
+
+def _stirs(scheduler: Scheduler) -> bool:
+    engine, live = scheduler.engine, scheduler.live()
+    due = any(at_us <= scheduler.clock.now_us() and item.entry == entry for at_us, entry, item in engine._heap)
+    if engine.settling or due or any(run.starting or run.finish is not None for run in live):
+        return True
+    return len([run for run in live if run.working]) != sum(
+        getattr(getattr(runner, "_given", None), "inside", 0) for runner in scheduler.runners.values()
+    )
+
+
+async def come_true(what: Callable[[], object]) -> None:
+    """Return when something holds that no event of this scheduler tells: a body's doing, or another scheduler's."""
+    while not what():  # noqa: ASYNC110 - see above
+        await anyio.sleep(0.001)
+
+
+async def pass_time(by: timedelta, *schedulers: Scheduler) -> None:
+    """Let time pass, at rest at each instant on the way that one of the schedulers waits for."""
+    end_us = schedulers[0].clock.now_us() + by // timedelta(microseconds=1)
+    await rest(*schedulers)
+    while (at_us := min(map(_next_instant, schedulers))) <= end_us:
+        await jump(timedelta(microseconds=at_us - schedulers[0].clock.now_us()), *schedulers)
+    await jump(timedelta(microseconds=end_us - schedulers[0].clock.now_us()), *schedulers)
+
+
+async def jump(by: timedelta, *schedulers: Scheduler) -> None:
+    """Put the clocks forward at once, as a machine that slept does, until all is at rest; each has its own clock."""
+    for scheduler in schedulers:
+        assert isinstance(scheduler.clock, VirtualClock)
+        scheduler.clock.set(scheduler.clock.now_us() + by // timedelta(microseconds=1))
+    await rest(*schedulers)
+
+
+def _next_instant(scheduler: Scheduler) -> int:
+    """Return the next instant in a scheduler's heap that still counts."""
+    now_us = scheduler.clock.now_us()
+    return min(
+        (at for at, entry, item in scheduler.engine._heap if item.entry == entry and at > now_us), default=1 << 62
+    )
+
+
+def attempts(executions: list[Execution]) -> list[tuple[str, int, str]]:
+    """Return (slot, attempt, status) of each execution."""
+    return [(e.slot, e.attempt, str(e.status)) for e in executions]

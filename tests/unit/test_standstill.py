@@ -1,0 +1,227 @@
+"""Where a task stands still: paused after failures in a row, in the line at the limit; and waiting for its end."""
+
+from datetime import timedelta
+
+import anyio
+import pytest
+
+from car_sched_nb.errors import UnknownTask
+from car_sched_nb.model import Trigger
+from car_sched_nb.store.sqlite import SqliteStore
+from tests.unit.world import (
+    HOUR,
+    MINUTE,
+    MONDAY,
+    Ear,
+    Script,
+    agent,
+    attempts,
+    clock_at,
+    every,
+    follower,
+    now,
+    pass_time,
+    rest,
+    running,
+    short,
+)
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_a_task_is_paused_after_so_many_failures_in_a_row(store: SqliteStore):
+    clock, script = clock_at(), Script(fails=True)
+    async with running(store, script, clock=clock) as s:
+        ear = Ear(s)
+        await s.add(every("1m", max_failures=3))
+        await pass_time(10 * MINUTE, s)
+        assert script.slots == ["0", "1", "2"]
+        assert (s.task("task").status, s.task("task").failures) == ("disabled", 3)
+        assert [e.kind for e in ear.events].count("paused") == 1
+
+
+async def test_a_success_between_failures_begins_the_count_anew(store: SqliteStore):
+    clock, script = clock_at(), Script(lambda o: o.slot != "2")
+    async with running(store, script, clock=clock) as s:
+        await s.add(every("1m", max_failures=3))
+        await pass_time(10 * MINUTE, s)
+        assert script.slots == ["0", "1", "2", "3", "4", "5"]
+
+
+async def test_resumed_a_task_may_fail_so_often_again(store: SqliteStore):
+    clock, script = clock_at(), Script(fails=True)
+    async with running(store, script, clock=clock) as s:
+        await s.add(every("1m", max_failures=2))
+        await pass_time(5 * MINUTE, s)
+        await s.resume("task")
+        assert s.task("task").failures == 0
+        await pass_time(5 * MINUTE, s)
+        assert script.slots == ["0", "1", "6", "7"]
+        rows = short(s.executions("task"))
+        assert rows[2:] == [("skipped", "2", 4), ("failed", "6", 1), ("failed", "7", 1)]
+
+
+async def test_an_occurrence_fails_once_however_often_it_was_tried(store: SqliteStore):
+    clock, script = clock_at(), Script(fails=True)
+    async with running(store, script, clock=clock) as s:
+        await s.add(every("1m", max_failures=2, retries=2, retry_delay="1s"))
+        await pass_time(10 * MINUTE, s)
+        assert attempts(s.executions("task")) == [(slot, n, "failed") for slot in "01" for n in (1, 2, 3)]
+
+
+async def test_a_cancelled_run_neither_counts_as_a_failure_nor_ends_the_row(store: SqliteStore):
+    clock, script = clock_at(), Script(lambda o: o.slot != "1", held=True)
+    async with running(store, script, clock=clock) as s:
+        await s.add(every("1m", max_failures=2))
+        for slot in range(4):
+            await rest(s)
+            if slot == 1:
+                await s.cancel("task")
+            else:
+                script.step()
+            await pass_time(MINUTE, s)
+        assert [e.status for e in s.executions("task")] == ["failed", "cancelled", "failed"]
+
+
+async def test_what_is_queued_waits_when_failures_pause_the_task(store: SqliteStore):
+    clock, script = clock_at(), Script(lambda o: o.slot == "0", held=True)
+    async with running(store, script, clock=clock) as s:
+        await s.add(every("1m", max_failures=1, overlap="queue"))
+        await pass_time(MINUTE, s)
+        script.let_go()
+        await pass_time(MINUTE, s)
+        assert attempts(s.executions("task")) == [("0", 1, "failed"), ("1", 1, "waiting")]
+        assert clock.next_us is None or clock.next_us > clock.now_us() + 30_000_000  # nothing asks again and again
+        await s.resume("task")
+        await rest(s)
+        assert attempts(s.executions("task"))[1] == ("1", 1, "completed")
+
+
+# The scheduler's limit
+
+
+async def test_rows_over_the_limit_say_so_and_keep_their_order(store: SqliteStore):
+    clock, script = clock_at(), Script(held=True)
+    async with running(store, script, clock=clock, max_running=1) as s:
+        for name in "abc":
+            await s.add(every("1h", name))
+            await rest(s)
+        assert [(e.task, e.status, e.wait_reason) for e in s.executions()] == [
+            ("a", "running", None),
+            ("b", "waiting", "limit"),
+            ("c", "waiting", "limit"),
+        ]
+        script.let_go()
+        await s.wait()
+        assert [o.task for o in script.seen] == ["a", "b", "c"]
+
+
+async def test_cells_run_again_do_not_disturb_what_stands_in_line(store: SqliteStore):
+    clock, script = clock_at(), Script(held=True)
+    async with running(store, script, clock=clock, max_running=2) as s:
+        for _ in range(4):
+            for name in "abcde":
+                await s.add(every("1h", name))
+            await rest(s)
+        for inside in (2, 2, 1):
+            assert script.inside == inside
+            script.step()
+            await rest(s)
+        began = [o.task for o in script.seen]
+        assert [sorted(began[:2]), sorted(began[2:4]), began[4:]] == [["a", "b"], ["c", "d"], ["e"]]
+        assert s.live() == []
+        script.let_go()
+        await pass_time(HOUR, s)
+        assert len(script.seen) == 10
+
+
+async def test_what_stands_in_line_can_be_cancelled_and_gives_no_place_away(store: SqliteStore):
+    clock, script = clock_at(), Script(held=True)
+    async with running(store, script, clock=clock, max_running=1) as s:
+        for name in "abc":
+            await s.add(every("1h", name))
+            await rest(s)
+        assert await s.cancel("b") == 1
+        assert script.inside == 1
+        script.let_go()
+        await s.wait()
+        assert [(e.task, e.status) for e in s.executions()] == [
+            ("a", "completed"),
+            ("b", "cancelled"),
+            ("c", "completed"),
+        ]
+
+
+async def test_a_retry_stands_in_line_like_the_others(store: SqliteStore):
+    clock, script = clock_at(), Script(lambda o: o.attempt == 1 and o.task == "a")
+    async with running(store, script, clock=clock, max_running=1) as s:
+        await s.add(every("1h", "a", retries=1, retry_delay="1m"))
+        await rest(s)
+        script.hold()
+        await s.add(every("1h", "b"))
+        await pass_time(2 * MINUTE, s)
+        assert [(o.task, o.attempt) for o in script.seen] == [("a", 1), ("b", 1)]
+        script.let_go()
+        await rest(s)
+        assert [(o.task, o.attempt) for o in script.seen][2:] == [("a", 2)]
+
+
+async def test_a_timeout_counts_from_the_start_and_not_while_it_waits(store: SqliteStore):
+    script = Script(held=True)
+    async with running(store, script, max_running=1) as s:
+        await s.add(agent("a"))
+        await s.run_now("a")
+        await script.begun.wait()
+        await s.add(agent("b", timeout="300ms"))
+        await s.run_now("b")
+        await anyio.sleep(0.35)
+        script.let_go()
+        await s.wait()
+        assert [e.status for e in s.executions()] == ["completed", "completed"]
+
+
+# Waiting for the end
+
+
+async def test_waiting_ends_with_what_is_due_now_and_does_not_wait_for_the_next_slot(store: SqliteStore):
+    clock, script = clock_at(), Script(held=True)
+    async with running(store, script, clock=clock) as s:
+        await s.add(every("1h"))
+        await s.add(every("1h", "other"))
+        await script.begun.wait()
+        assert not await s.wait("task", timeout_s=0.05)
+        script.let_go()
+        assert await s.wait("task", "other", timeout_s=10)
+        with pytest.raises(UnknownTask, match="task"):
+            await s.wait("tsk")
+
+
+async def test_waiting_lasts_until_the_last_attempt(store: SqliteStore):
+    clock, script = clock_at(), Script(lambda o: o.attempt == 1)
+    async with running(store, script, clock=clock) as s:
+        await s.add(every("1h", retries=1, retry_delay="1m"))
+        await rest(s)
+        assert not await s.wait(timeout_s=0.05)
+        await pass_time(2 * MINUTE, s)
+        assert await s.wait(timeout_s=10)
+        assert now(clock) - MONDAY == timedelta(minutes=2)
+        assert s.task("task").trigger is Trigger.INTERVAL
+
+
+async def test_waiting_ends_when_the_task_is_paused_that_it_waits_for(store: SqliteStore):
+    clock, script = clock_at(), Script(fails=True)
+    async with running(store, script, clock=clock) as s:
+        await s.add(every("1h", retries=1, retry_delay="1m"))
+        await rest(s)
+        async with anyio.create_task_group() as group:
+            group.start_soon(s.wait)
+            await rest(s)
+            await s.pause("task")
+
+
+async def test_a_follower_that_waits_for_names_is_told_of(store: SqliteStore):
+    async with running(store) as s:
+        await s.add(agent("up"))
+        await s.add(follower("up"))
+        s.runners["agent"].missing = lambda task: "df is not defined"  # type: ignore[method-assign]
+        assert ("task", "df is not defined") in s.waiting_for_names()
