@@ -53,6 +53,7 @@ class VirtualClock:
 
     def __init__(self, start_us: int = 1_790_000_000_000_000) -> None:
         self._now_us = start_us
+        self._mono_us = 0
         self._until_us: int | None = None
         self._reached = anyio.Event()
         self._waiting = anyio.Event()
@@ -61,7 +62,7 @@ class VirtualClock:
         return self._now_us
 
     def monotonic_us(self) -> int:
-        return self._now_us
+        return self._mono_us
 
     async def wait(self, until_us: int | None, wake: anyio.Event) -> None:
         if until_us is not None and until_us <= self._now_us:
@@ -75,8 +76,14 @@ class VirtualClock:
         self._waiting = anyio.Event()
 
     def set(self, now_us: int) -> None:
-        """Put the clock to an instant at once, as NTP or a sleeping laptop would."""
+        """Let time pass until an instant, at once; an earlier one is a step back."""
+        self._mono_us += max(0, now_us - self._now_us)
         self._now_us = now_us
+        self._reached.set()
+
+    def step(self, by_us: int) -> None:
+        """Set the wall clock, as NTP or a sleeping laptop does: no monotonic time passes."""
+        self._now_us += by_us
         self._reached.set()
 
     @property

@@ -357,7 +357,7 @@ _GOES_WITH = {
     "first": ("every",),
     "tz": ("every", "cron", "at"),
     "when": ("after",),
-    "jitter": ("every", "cron"),
+    "jitter": ("every", "cron", "at", "delay", "once"),
     "until": ("every", "cron", "watch", "after"),
     "max-runs": ("every", "cron", "watch", "after"),
 }

@@ -11,6 +11,7 @@ import sys
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable
+from contextlib import suppress
 from contextvars import ContextVar
 from pathlib import Path
 from typing import IO, Any
@@ -48,6 +49,8 @@ class Output:
 
     def write(self, text: str) -> int:
         """Append text; return its length, as a stream does."""
+        if not isinstance(text, str):
+            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
         with self._lock:
             self.length += len(text)
             if self._head_length < HEAD and not self._tail:
@@ -67,9 +70,8 @@ class Output:
         if self._tail_length <= TAIL:
             return
         if self._file is None and self._spill is not None:
-            self._file = _open_spill(Path(self._spill))
-            self._put("".join(self._head), *list(self._tail)[:-1])
-            self._put(text)
+            self._open_file()
+            self._put("".join(self._head), *self._tail)
         elif self._file is not None:
             self._put(text)
         while self._tail_length - TAIL > 0:
@@ -81,10 +83,26 @@ class Output:
             self._tail_length -= len(first)
             self._cut += len(first)
 
+    def _open_file(self) -> None:
+        try:
+            self._file = _open_spill(Path(str(self._spill)))
+        except OSError:
+            self._spill = None  # no room or no right to write: the first and the last part are kept all the same
+
     def _put(self, *parts: str) -> None:
-        assert self._file is not None
-        if not self._file.closed:  # what an execution left behind may still print
-            self._file.writelines(parts)
+        if self._file is not None and not self._file.closed:  # what an execution left behind may still print
+            self._in_file(lambda file: file.writelines(parts))
+
+    def _in_file(self, do: Callable[[IO[str]], None]) -> None:
+        """Do something with the file; on a full disk it is given up, and what was printed ends nobody's work."""
+        if self._file is None or self._file.closed:
+            return
+        try:
+            do(self._file)
+        except OSError:
+            self._spill = None
+            with suppress(OSError):  # what is still in its buffer fails once more
+                self._file.close()
 
     def clear(self) -> None:
         """Forget what was kept in memory; a file of the full text keeps it."""
@@ -104,16 +122,14 @@ class Output:
         if not self.length:
             return ""
         with self._lock:
-            if self._file and not self._file.closed:
-                self._file.flush()
+            self._in_file(lambda file: file.flush())
             cut = f"\n... {self._cut:,} characters not shown ...\n" if self._cut else ""
             return clean("".join(self._head) + cut + "".join(self._tail))
 
     def close(self) -> None:
         """Close the file of the full text, if there is one."""
         with self._lock:
-            if self._file and not self._file.closed:
-                self._file.close()
+            self._in_file(lambda file: file.close())
 
 
 def _open_spill(path: Path) -> IO[str]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from car_sched_nb.clock import Clock
 from car_sched_nb.engine.armed import Armed
 from car_sched_nb.engine.core import Engine
+from car_sched_nb.errors import StoreError
 from car_sched_nb.model import Trigger
 from car_sched_nb.store import upstream
 from car_sched_nb.store.sqlite import SqliteStore
@@ -49,7 +50,11 @@ class Followers:
         task, engine = armed.task, self._engine
         if armed.settling or not engine.is_armed(armed) or not armed.may_run(self._clock.now_us()):
             return
-        ends = upstream.ends(self._store.rows, task, self._namespace)
+        try:
+            ends = upstream.ends(self._store.rows, task, self._namespace)
+        except StoreError as error:
+            engine.refused(armed, error)
+            return
         if not upstream.are_newer(ends, armed.cursor):
             return
         if engine.in_the_way(armed):

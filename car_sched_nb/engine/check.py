@@ -25,8 +25,9 @@ _CHOICES = {
     "on_crash": ("leave", "retry"),
     "when": ("completed", "failed", "ended"),
 }
-_PLANNED = {Trigger.INTERVAL: "--every", Trigger.CRON: "--cron"}
-_AGAIN = {**_PLANNED, Trigger.FILE_WATCH: "--watch", Trigger.AFTER: "--after"}
+_GRID = {Trigger.INTERVAL: "--every", Trigger.CRON: "--cron"}
+_PLANNED = {**_GRID, Trigger.ONCE: "--at"}
+_AGAIN = {**_GRID, Trigger.FILE_WATCH: "--watch", Trigger.AFTER: "--after"}
 _GOES_WITH = {"jitter": _PLANNED, "until": _AGAIN, "max_runs": _AGAIN, "when": {Trigger.AFTER: "--after"}}
 
 

@@ -17,6 +17,7 @@ from car_sched_nb.engine.armed import ON_TIME_US, Armed, Gap, Plan, decide, new_
 from car_sched_nb.engine.policy import jitter_us
 from car_sched_nb.engine.run import Run, row_execution
 from car_sched_nb.engine.running import Running
+from car_sched_nb.errors import StoreError
 from car_sched_nb.model import Cause, Execution, Status, Task, to_us
 from car_sched_nb.occurrence import slot_text
 from car_sched_nb.store import records
@@ -65,12 +66,13 @@ class Engine:
 
     async def timer(self) -> None:
         """Wake at the next fire, for ever."""
-        before_us = self._clock.now_us()
+        mono_us = self._clock.monotonic_us()
+        ahead_us = self._clock.now_us() - mono_us
         while True:
-            now_us = self._clock.now_us()
-            if now_us < before_us - _STEP_US:
-                self._stepped_back(before_us - now_us)
-            before_us = now_us
+            now_us, looked_us, mono_us = self._clock.now_us(), mono_us, self._clock.monotonic_us()
+            before_us, ahead_us = ahead_us, now_us - mono_us
+            if ahead_us < before_us - _STEP_US:
+                self._stepped_back(before_us - ahead_us, looked_us + ahead_us)
             for _ in range(_BURST):
                 if not self._heap or self._heap[0][0] > now_us:
                     break
@@ -83,10 +85,15 @@ class Engine:
             self._wake = anyio.Event()
             await self._clock.wait(self._heap[0][0] if self._heap else None, self._wake)
 
-    def _stepped_back(self, by_us: int) -> None:
-        """Follow a wall clock that was set back: no slot is lost, and no delay grows."""
+    def _stepped_back(self, by_us: int, since_us: int) -> None:
+        """Follow a wall clock that was set back: no slot is lost, and no delay grows.
+
+        `since_us` is when it was looked at before, by the time that it tells now.
+        """
         for armed in self.armed.values():
-            self._fall_back(armed)
+            self._fall_back(armed, since_us)
+            if armed.schedule is None and armed.entry:
+                self._push(armed, self._clock.now_us())
         for runs in self.running.runs.values():
             for run in runs.values():
                 if run.entry and run.not_before_us is not None:
@@ -138,16 +145,17 @@ class Engine:
             self._push(armed, to_us(task.next_at))
         return armed
 
-    def _fall_back(self, armed: Armed) -> bool:
-        """Take a cursor that is later than now back to the last slot not after now; return whether it was.
+    def _fall_back(self, armed: Armed, since_us: int | None = None) -> bool:
+        """Take a cursor that is later than now back to the last slot not after `since_us` (now); return whether it was.
 
         The clock was ahead when it was settled. What started then stays guarded by its occurrence.
         """
         schedule, now_us = armed.schedule, self._clock.now_us()
         if armed.settling or schedule is None or not schedule.ahead(armed.cursor, now_us):
             return False
-        last = schedule.current(now_us)
-        cursor = last.slot if last and last.at_us <= now_us else schedule.start()
+        back_us = now_us if since_us is None else since_us
+        last = schedule.current(back_us)
+        cursor = last.slot if last and last.at_us <= back_us else schedule.start()
         task = armed.task
         following = next_fire(task, schedule, cursor)
 
@@ -356,11 +364,11 @@ class Engine:
             elif run:
                 self.running.release(run)
             if isinstance(settled, BaseException):
-                self.running.tell("error", armed.task, text=f"the store did not take a slot: {settled}")
-                self._push(armed, self._clock.now_us() + _RETRY_US)
+                self.refused(armed, settled)
             elif not settled.won:
                 self._lost(armed)
             else:
+                self.running.well(armed.task, "slot")
                 won()
                 if settled.claimed and armed.remaining is not None:
                     armed.remaining -= 1
@@ -368,6 +376,12 @@ class Engine:
             self.notify()
 
         self._writer.submit(op, answer)
+
+    def refused(self, armed: Armed, error: BaseException) -> None:
+        """Look at a task again soon: the store could not be read or written."""
+        self.running.trouble(armed.task, "slot", error, f"the store did not take a slot: {error}")
+        if self.is_armed(armed):
+            self._push(armed, self._clock.now_us() + _RETRY_US)
 
     def _settled(self, armed: Armed, plan: Plan, op: Settle) -> None:
         armed.cursor, armed.arming = plan.cursor, False
@@ -392,7 +406,12 @@ class Engine:
         """Somebody else settled, changed, paused or deleted the task: read it again."""
         if not self.is_armed(armed):
             return
-        task = records.by_id(self._store, armed.task.id)
+        try:
+            task = records.by_id(self._store, armed.task.id)
+        except StoreError as error:
+            self.refused(armed, error)
+            return
+        self.running.well(armed.task, "slot")
         if self.yields(armed, task):
             return
         assert task is not None

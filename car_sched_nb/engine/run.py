@@ -163,9 +163,13 @@ class Run:
 
     def end_now(self, outcome: Outcome, now_us: int, mono_us: int) -> None:
         """The work has ended."""
-        self.outcome, self.result = outcome, outcome.result
+        self.end_as(outcome)
         self.finished_us = now_us
         self.duration_us = mono_us - self.mono_us if self.begun else None
+
+    def end_as(self, outcome: Outcome) -> None:
+        """Replace how it ended by what can be told."""
+        self.outcome, self.result = outcome, outcome.result
 
     def ends(self) -> ops.Finish:
         """Return what to write about its end."""
@@ -253,14 +257,14 @@ def failure(error: BaseException, task_name: str) -> Outcome:
     if isinstance(error, BodyFailed):
         output = getattr(error, "output", None)
         kept = output if isinstance(output, AgentOutput) else AgentOutput()
-        return Outcome(Status.FAILED, kept, error=clip(str(error)), error_type=error.error_type)
+        return Outcome(Status.FAILED, kept, error=clip(str(error)), error_type=clip(error.error_type))
     if isinstance(error, RuntimeError) and isinstance(error.__cause__, StopIteration):
         error = error.__cause__  # a coroutine on the way turned it (PEP 479); the body raised this one
     try:
         said = str(error)
     except Exception as broken:  # noqa: BLE001 - an exception whose own text fails must not take the engine along
         said = f"<its text cannot be shown: {type(broken).__name__}>"
-    name = type(error).__name__
+    name = clip(type(error).__name__)
     return Outcome(
         Status.FAILED, error=clip(said or name), error_type=name, traceback=clip(_traceback(error, task_name))
     )

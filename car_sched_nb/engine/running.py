@@ -16,11 +16,11 @@ from car_sched_nb.engine.events import Event, Events
 from car_sched_nb.engine.places import Places
 from car_sched_nb.engine.policy import retry_delay_us
 from car_sched_nb.engine.run import Outcome, Run, failure
-from car_sched_nb.errors import InvalidInput, UnknownRunner
+from car_sched_nb.errors import InvalidInput, StoreError, UnknownRunner
 from car_sched_nb.loops import Spawn, soon_caller
 from car_sched_nb.model import Cause, Execution, Status, Task, Trigger, from_us, to_us
 from car_sched_nb.occurrence import execution_id
-from car_sched_nb.output import Output, current_output
+from car_sched_nb.output import Output, clip, current_output
 from car_sched_nb.runners.base import AgentSpec, Progress, Runner, Runtime, SharedInfra, Upstream, Work
 from car_sched_nb.store import records
 from car_sched_nb.store.ops import Call, Finish, Settle, Settled, Start
@@ -84,6 +84,8 @@ class Running:
         self._infra = infra
         self._events = events
         self._folder = store.folder
+        self._troubles: dict[tuple[str, str], type] = {}
+        """What the store refused last, by task id and what was to be written, until it takes it."""
 
     def runner_of(self, task: Task) -> Runner:
         """Return the runner of a task.
@@ -278,6 +280,7 @@ class Running:
         def answer(started: bool | BaseException) -> None:
             run.starting = False
             if started is True:
+                self.well(run.task, "start")
                 self._is_ours(run)
                 if run.cancel_status is None:
                     self._work_on(run)
@@ -301,12 +304,19 @@ class Running:
             self._end(run, _stopped(run))
             return
         if said is False:
-            found = records.execution(self._store, run.execution_id)
+            try:
+                found = records.execution(self._store, run.execution_id)
+            except StoreError as error:
+                self._start_later(run, error)
+                return
             if found is None or found.status is not Status.WAITING or found.owner not in (None, self.owner):
                 self.forget(run)
                 return
-        else:
-            self.tell("error", run.task, text=f"the store did not take the start of {run.execution_id}: {said}")
+        self._start_later(run, said if isinstance(said, BaseException) else None)
+
+    def _start_later(self, run: Run, error: BaseException | None = None) -> None:
+        if error is not None:
+            self.trouble(run.task, "start", error, f"the store did not take the start of {run.execution_id}: {error}")
         run.wait_reason = run.row.wait_reason
         if run.queued:
             self._others_in_queue(run)
@@ -432,12 +442,25 @@ class Running:
             await self._place(run)
         run.holds_place = True
         if run.row.status == Status.WAITING:
-            if not await self._writer.write(self._start_op(run)):
+            if not await self._write_start(run):
                 assert run.scope is not None
                 run.scope.cancel()
                 await anyio.lowlevel.checkpoint()
             self._is_ours(run)
         self._begin_clock(run)
+
+    async def _write_start(self, run: Run) -> bool:
+        """Write the start of an execution as soon as the store takes it; return whether it may begin."""
+        while True:
+            try:
+                started: bool = await self._writer.write(self._start_op(run))
+            except StoreError as error:
+                said = f"the store did not take the start of {run.execution_id}: {error}"
+                self.trouble(run.task, "start", error, said)
+                await anyio.sleep(AGAIN_S)
+            else:
+                self.well(run.task, "start")
+                return started
 
     async def _place(self, run: Run) -> None:
         """Wait in line for a place."""
@@ -494,7 +517,12 @@ class Running:
         ending, self._ending = self._ending, []
         for run in ending:
             run.output.close()
-            run.finish = self._finish_of(run)
+            try:
+                run.finish = self._finish_of(run)
+            except Exception as error:  # noqa: BLE001 - an end that cannot be told must not stay in progress for ever
+                run.output = Output()
+                run.end_as(failure(error, run.task.name))
+                run.finish = self._finish_of(run)
             self._store_end(run, run.finish)
 
     def _finish_of(self, run: Run) -> Finish:
@@ -532,14 +560,20 @@ class Running:
 
         def answer(finished: bool | BaseException) -> None:
             if not isinstance(finished, BaseException):
+                self.well(run.task, "end")
                 self._over(run, finish, finished)
                 return
             said = f"the end of {run.execution_id} could not be stored: {finished}"
-            self.tell("error", run.task, run, text=said)
+            self.trouble(run.task, "end", finished, said, run)
             if self.closing:
                 self._over(run, finish, finished=False)  # the row is interrupted by whoever comes next
-            else:
+            elif isinstance(finished, StoreError):
                 self._spawn(self._store_end_later(run, finish))
+            elif run.finish is finish:  # what it left can never be stored; that it ended can
+                run.finish = bare = _bare(finish, said)
+                self._store_end(run, bare)
+            else:
+                self._over(run, finish, finished=False)
 
         self._writer.submit(finish, answer)
 
@@ -559,6 +593,17 @@ class Running:
         run.end()
         self.tell("finished", run.task, run)
         self.ended(run)
+
+    def trouble(self, task: Task, what: str, error: BaseException, text: str, run: Run | None = None) -> None:
+        """Tell that the store did not take something; not again before it has taken it or refuses otherwise."""
+        if self._troubles.get((task.id, what)) is not type(error):
+            self._troubles[task.id, what] = type(error)
+            self.tell("error", task, run, text=text)
+
+    def well(self, task: Task, what: str) -> None:
+        """Note that the store has taken something."""
+        if self._troubles:
+            self._troubles.pop((task.id, what), None)
 
     def _take_out(self, run: Run) -> None:
         live = self.runs.get(run.task.id)
@@ -592,6 +637,13 @@ def _kept_params(values: Mapping[str, Any]) -> str:
         return msgspec.json.encode(values).decode()
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise InvalidInput(f"params must be plain values (text, numbers, lists): {error}") from None
+
+
+def _bare(finish: Finish, said: str) -> Finish:
+    """Return an end without what the work left; `said` is why."""
+    left = dict.fromkeys(("answer", "turns", "tool_calls", "tokens_in", "tokens_out", "cost", "model"))
+    end = msgspec.structs.replace(finish.end, **left, error=clip(said), error_type="Unstorable")
+    return msgspec.structs.replace(finish, end=end, output=None)
 
 
 def _stopped(run: Run) -> Outcome:

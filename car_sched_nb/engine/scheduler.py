@@ -28,7 +28,7 @@ from car_sched_nb.engine.run import Run
 from car_sched_nb.engine.running import Running
 from car_sched_nb.engine.serving import Serving
 from car_sched_nb.engine.watch import Watcher, cursor_of
-from car_sched_nb.errors import CarError, DefinitionChanged, SchedulerClosed, TaskPaused
+from car_sched_nb.errors import CarError, DefinitionChanged, SchedulerClosed, StoreError, TaskPaused
 from car_sched_nb.executors.loop import LoopHost, OwnLoop
 from car_sched_nb.loops import soon_caller, spawner
 from car_sched_nb.model import Execution, Status, Task, Trigger, same_slots
@@ -117,10 +117,14 @@ class Scheduler:
     async def _enter(self, stack: AsyncExitStack) -> None:
         self._own_store = not isinstance(self._given, SqliteStore)
         self.store = await anyio.to_thread.run_sync(self._open)
+        if self._own_store:
+            stack.push_async_callback(_at_last, self.store.close)
         self._owner = await anyio.to_thread.run_sync(self._arrive)
+        stack.push_async_callback(_at_last, lambda: self._owner.leave(self.clock.now_us()))
         stack.callback(route_streams())
         self._soon = soon_caller()
         self.writer = Writer(self.store, self._soon)
+        stack.push_async_callback(_at_last, self.writer.close)
         # The last to end: also when the whole program is cancelled, ends are written and answered.
         answers = await stack.enter_async_context(anyio.create_task_group())
         stack.callback(self.writer.stop)
@@ -155,8 +159,15 @@ class Scheduler:
         self._entered = True
 
     def _open(self) -> SqliteStore:
-        store = self._given if isinstance(self._given, SqliteStore) else SqliteStore(self._given)
-        store.migrate()
+        if isinstance(self._given, SqliteStore):
+            self._given.migrate()
+            return self._given
+        store = SqliteStore(self._given)
+        try:
+            store.migrate()
+        except BaseException:
+            store.close()
+            raise
         return store
 
     def _arrive(self) -> Owner:
@@ -169,20 +180,10 @@ class Scheduler:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
         self._entered = False
-        try:
-            # The body's own exception goes on as it is, not in a group; a cancellation may be the group's.
-            if isinstance(error, anyio.get_cancelled_exc_class()):
-                return await self._stack.__aexit__(kind, error, trace)
-            return await self._stack.__aexit__(None, None, None)
-        finally:
-            with anyio.CancelScope(shield=True):
-                await anyio.to_thread.run_sync(self._leave)
-
-    def _leave(self) -> None:
-        self.writer.close()
-        self._owner.leave(self.clock.now_us())
-        if self._own_store:
-            self.store.close()
+        # The body's own exception goes on as it is, not in a group; a cancellation may be the group's.
+        if isinstance(error, anyio.get_cancelled_exc_class()):
+            return await self._stack.__aexit__(kind, error, trace)
+        return await self._stack.__aexit__(None, None, None)
 
     @property
     def owner(self) -> str:
@@ -434,11 +435,13 @@ class Scheduler:
                 await self.engine.change()
         finally:
             with anyio.CancelScope(shield=True):
-                await self._disarm(stored)
-                if before is not None and stored.trigger is not Trigger.MANUAL:
-                    await self._arm(tuple(filter(None, [records.by_id(self.store, stored.id)])))
-                await self._stop(stored.id, Status.CANCELLED)
-            stop()
+                try:
+                    await self._disarm(stored)
+                    if before is not None and stored.trigger is not Trigger.MANUAL:
+                        await self._arm(tuple(filter(None, [records.by_id(self.store, stored.id)])))
+                finally:  # also when the store is in trouble
+                    await self._stop(stored.id, Status.CANCELLED)
+                    stop()
         return found
 
     def _nothing_left(self, task_id: str) -> bool:
@@ -582,9 +585,16 @@ class Scheduler:
     async def delete(self, name: str) -> None:
         """Hide a task and ask what runs of it to stop, here and elsewhere; its history stays and its name is free."""
         task, now_us = self.task(name), self.clock.now_us()
-        await self._disarm(task)
-        await self._call(records.ask_to_stop, task.id, self.owner, now_us)
-        await self._call(records.delete, task.id, now_us)
+        armed = self.engine.armed.get(task.id)
+        self.engine.disarm(task.id)
+        try:
+            await self._call(records.ask_to_stop, task.id, self.owner, now_us)
+            await self._call(records.delete, task.id, now_us)
+        except StoreError:
+            if armed is not None:
+                self.engine.arm(task, armed.remaining)  # it is still there, and goes on
+            raise
+        self._follow_states([task])
         self._ask_to_stop(task.id, Status.CANCELLED)
         self.running.tell("deleted", task)
 
@@ -621,9 +631,14 @@ class Scheduler:
             return
         if self.engine.in_the_way(armed):
             return
-        if not self.engine.waits_for_names(armed):
+        if self.engine.waits_for_names(armed):
+            return
+        try:
             slot = self._serving.file_slot(armed.task, digest, counter)
-            self.engine.settle_state(armed, cursor, Fire(slot, now_us))
+        except StoreError as error:
+            self.engine.refused(armed, error)
+            return
+        self.engine.settle_state(armed, cursor, Fire(slot, now_us))
 
     async def _call(self, fn: Callable[..., Any], *args: Any) -> Any:
         return await self.writer.write(Call(lambda db: fn(db, *args)))
@@ -631,6 +646,12 @@ class Scheduler:
     def _check_entered(self) -> None:
         if not self._entered:
             raise SchedulerClosed
+
+
+async def _at_last(fn: Callable[[], None]) -> None:
+    """Call a function in a thread, also while the program is cancelled."""
+    with anyio.CancelScope(shield=True):
+        await anyio.to_thread.run_sync(fn)
 
 
 async def _last_attempt(run: Run) -> Execution:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextvars
 import ctypes
+import os
 import queue
 import sys
 import threading
@@ -49,6 +50,7 @@ class Job:
         self.wake.acquire()
         self.result: Any = None
         self.error: BaseException | None = None
+        self._pid = os.getpid()
 
     def cancel(self, force: bool = False) -> bool:
         """Raise `TaskCancelled` in the body, if it is still on its thread; from any thread.
@@ -86,6 +88,8 @@ class Job:
                 # It was raised while the body was ending; the body is over either way.
                 self._leave()
                 self.error = self.error or late
+        if os.getpid() != self._pid:
+            os._exit(self.error is not None)  # a forked copy came back from the body: only its parent goes on
         self._done()
 
     def _leave(self) -> None:

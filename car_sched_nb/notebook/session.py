@@ -143,6 +143,7 @@ class Session:
         assert self._loop is not None and self._thread is not None
         if threading.current_thread() is self._thread:
             raise CarError("this would wait for itself; call it from the notebook or from a body in a thread")
+        self.store.check_process()
         if not self._thread.is_alive():
             raise CarError(f"the engine has stopped ({self._failure}); %reload_ext car_sched_nb starts it anew")
         future = asyncio.run_coroutine_threadsafe(make(scheduler), self._loop)

@@ -14,6 +14,8 @@ from car_sched_nb.model import Task
 from car_sched_nb.output import clip
 from car_sched_nb.runners.base import AgentOutput, AgentRunner, Work, current_runtime, prompt_fields
 
+_MOST = 2**63 - 1  # what a database takes
+
 RunFunction = Callable[..., Awaitable[AgentOutput | str]]
 
 
@@ -84,8 +86,11 @@ class UserRunner:
 def _well_typed(output: AgentOutput) -> AgentOutput:
     """Return an output that a row can keep; structs take anything when they are made."""
     try:
-        return msgspec.convert(msgspec.to_builtins(output), AgentOutput, strict=False)
-    except (msgspec.ValidationError, TypeError) as error:
+        kept = msgspec.convert(msgspec.to_builtins(output), AgentOutput, strict=False)
+        if any(isinstance(value, int) and abs(value) > _MOST for value in msgspec.structs.astuple(kept)):
+            raise ValueError("a number in it has more than 64 bits")  # noqa: TRY301 - told like the others
+        return kept
+    except (msgspec.ValidationError, TypeError, ValueError) as error:
         raise BodyFailed(f"the runner gave back an AgentOutput that cannot be kept: {error}", "AgentError") from None
 
 

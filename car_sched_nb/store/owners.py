@@ -10,6 +10,7 @@ import os
 import secrets
 import socket
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -56,11 +57,14 @@ class Owner:
 
     def leave(self, now_us: int) -> None:
         """End this owner: what it left running is interrupted, what waits is left to whoever plans its task."""
-        with self._store.transaction() as db:
-            records.let_go(db, self.id, now_us)
-        if self._lock:
-            self._lock.release()
-            Path(self._lock.lock_file).unlink(missing_ok=True)
+        try:
+            with self._store.transaction() as db:
+                records.let_go(db, self.id, now_us)
+        finally:  # what could not be written now is written by whoever finds the lock free
+            if self._lock:
+                self._lock.release()
+                with suppress(OSError):  # a folder that cannot be written any more
+                    Path(self._lock.lock_file).unlink(missing_ok=True)
 
 
 def others(store: SqliteStore, owner: str) -> list[str]:
@@ -80,12 +84,20 @@ def sweep(store: SqliteStore) -> None:
             alive(store, lock.stem)  # which removes it when nobody holds it
 
 
+def _with_work(store: SqliteStore) -> list[str]:
+    """Return the owners that have not left or still have live rows: one that was taken for dead goes on claiming."""
+    sql = """SELECT id FROM owners WHERE ended_at IS NULL
+        UNION SELECT owner FROM executions INDEXED BY live
+            WHERE status IN ('waiting', 'running') AND owner IS NOT NULL"""
+    return [str(row[0]) for row in store.rows(sql)]
+
+
 def reconcile(store: SqliteStore, now_us: int) -> list[str]:
     """Mark what owners that are gone left running as interrupted, once nothing of it runs; return the execution ids.
 
     Blocks while what they started is ended, which takes some seconds at most.
     """
-    gone = [owner for owner in others(store, "") if not alive(store, owner)]
+    gone = [owner for owner in _with_work(store) if not alive(store, owner)]
     if not gone:
         return []
     for owner in gone:
@@ -104,9 +116,10 @@ def alive(store: SqliteStore, owner: str) -> bool:
     probe = FileLock(path)
     try:
         probe.acquire(timeout=0)
-    except Timeout:
+    except (Timeout, OSError):  # held, or not to be opened now: nothing says that it is gone
         return True
-    path.unlink(missing_ok=True)
+    with suppress(OSError):
+        path.unlink(missing_ok=True)
     probe.release()
     return False
 
@@ -117,4 +130,5 @@ def _path(folder: Path, owner: str) -> Path:
 
 def _lock(folder: Path, owner: str) -> FileLock:
     folder.mkdir(mode=0o700, exist_ok=True)
-    return FileLock(_path(folder, owner), mode=0o600)
+    # It is taken and released by different threads; filelock's default would keep one lock for each of them.
+    return FileLock(_path(folder, owner), mode=0o600, thread_local=False)

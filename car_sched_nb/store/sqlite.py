@@ -5,6 +5,8 @@ Two copies of SQLite in one process break each other's locks on one file, so not
 
 from __future__ import annotations
 
+import errno
+import itertools
 import os
 import random
 import threading
@@ -41,6 +43,11 @@ _WAIT_S = 0.001
 _LONGEST_WAIT_S = 0.1
 _sleep = time.sleep  # the real one: in a body's thread it is made to wake at a cancel
 _NETWORK_KINDS = frozenset("nfs nfs4 cifs smb smb2 smb3 smbfs afs 9p fuse.sshfs fuse.glusterfs ceph lustre".split())
+_NO_ROOM = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+_OF_THE_FILE = (
+    *(apsw.ReadOnlyError, apsw.FullError, apsw.CorruptError, apsw.NotADBError, apsw.IOError, apsw.CantOpenError),
+    *(apsw.PermissionsError, apsw.NoLFSError),
+)
 _ROW = Row.__struct_fields__
 _LOST, _WON = Settled(won=False, claimed=False), Settled(won=True, claimed=False)
 _CLAIMED = Settled(won=True, claimed=True)
@@ -162,30 +169,61 @@ class SqliteStore:
                 db.pragma("user_version", step + 1)
 
     def _connect(self, read: bool = False) -> apsw.Connection:
-        try:
-            db = apsw.Connection(self.path)
-            db.set_busy_handler(_patience())
-            if not read:
-                if db.readonly("main"):
-                    raise StoreReadOnly(self.path)
-                db.pragma("journal_mode", "wal")
-            # FULL, because a claim must survive a power cut before its work starts.
-            db.execute("PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON")
-            if read:
-                db.pragma("query_only", True)
-        except apsw.NotADBError as error:
-            raise StoreNotADatabase(self.path, "not an SQLite file") from error
-        except (apsw.ReadOnlyError, apsw.CantOpenError, apsw.PermissionsError) as error:
-            raise StoreReadOnly(self.path, str(error)) from error
-        self._check_file()
-        return db
+        with self._explained():
+            try:
+                db = apsw.Connection(self.path)
+                db.set_busy_handler(_patience())
+                if not read:
+                    if db.readonly("main"):
+                        raise StoreReadOnly(self.path)
+                    _use_wal(db)
+                # FULL, because a claim must survive a power cut before its work starts.
+                db.execute("PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON")
+                if read:
+                    db.pragma("query_only", True)
+            except apsw.NotADBError as error:
+                raise StoreNotADatabase(self.path, "not an SQLite file") from error
+            except (apsw.CantOpenError, apsw.PermissionsError) as error:
+                raise StoreReadOnly(self.path, str(error)) from error
+            self._check_file()
+            return db
 
     def _check_file(self) -> None:
         """Refuse to go on with a file that has lost its name: what is written into it is gone with it."""
         if self._file is not None and _identity(self.path) != self._file:
             raise StoreGone(self.path)
 
-    def _check_process(self) -> None:
+    @contextmanager
+    def _explained(self, db: apsw.Connection | None = None) -> Iterator[None]:
+        """Turn what SQLite says of a file in trouble into an error that says what to do."""
+        try:
+            yield
+        except apsw.Error as error:
+            trouble = self._trouble(error, db)
+            if trouble is None:
+                raise
+            raise trouble from error
+
+    def _trouble(self, error: apsw.Error, db: apsw.Connection | None) -> StoreError | None:
+        """Return what an error says of the file, or None when it is about the statement."""
+        if isinstance(error, apsw.BusyError | apsw.LockedError | apsw.ProtocolError):
+            return StoreBusy(self.path)
+        if isinstance(error, apsw.SQLError):
+            return None if db is None or _is_ours(db) else StoreDamaged(self.path, "its tables are not there")
+        if not isinstance(error, _OF_THE_FILE):
+            return None
+        if self._file is not None and _identity(self.path) != self._file:
+            return StoreGone(self.path)
+        if isinstance(error, apsw.FullError) or (db is not None and db.system_errno in _NO_ROOM):
+            return StoreFull(self.path)
+        if isinstance(error, apsw.ReadOnlyError):
+            return StoreReadOnly(self.path, str(error))
+        if isinstance(error, apsw.CorruptError | apsw.NotADBError):
+            return StoreDamaged(self.path, str(error))
+        return StoreUnusable(self.path, str(error))
+
+    def check_process(self) -> None:
+        """Refuse to work in a forked child."""
         # A forked child shares the connection's file and would commit what its parent has begun.
         if os.getpid() != self._pid:
             raise StoreForked(self.path)
@@ -199,8 +237,8 @@ class SqliteStore:
         StoreError
             When the database is busy for longer than 10 s, full, damaged, deleted or replaced; nothing is written.
         """
-        self._check_process()
-        with self._write_lock, _explained(self.path):
+        self.check_process()
+        with self._write_lock, self._explained(self._write):
             self._write.execute("BEGIN IMMEDIATE")
             try:
                 self._check_file()
@@ -222,26 +260,26 @@ class SqliteStore:
         return self._read(lambda cursor: [fn(row) for row in cursor], sql, bindings)
 
     def _read(self, take: Callable[[apsw.Cursor], T], sql: str, bindings: tuple[Any, ...]) -> T:
-        self._check_process()
+        self.check_process()
         if self.in_memory:
             with self._write_lock:
                 return take(self._write.execute(sql, bindings))
-        with _explained(self.path):
-            try:
-                reader = self._readers.pop()
-            except IndexError:
-                reader = self._connect(read=True)
-            try:
+        try:
+            reader = self._readers.pop()
+        except IndexError:
+            reader = self._connect(read=True)
+        try:
+            with self._explained(reader):
                 return take(reader.execute(sql, bindings))
-            finally:
-                self._readers.append(reader)
+        finally:
+            self._readers.append(reader)
 
     def changed_elsewhere(self) -> bool | None:
         """Tell whether another connection has written since the last time; None while this one is writing."""
         if self.in_memory or not self._write_lock.acquire(blocking=False):
             return None
         try:
-            with _explained(self.path):
+            with self._explained(self._write):
                 version: int = self._write.pragma("data_version")
         finally:
             self._write_lock.release()
@@ -258,10 +296,32 @@ class SqliteStore:
             finished = _finish(db, [op for op in batch if isinstance(op, Finish)])
             started = _start(db, [op for op in batch if isinstance(op, Start)])
             settled = _settle(db, [op for op in batch if isinstance(op, Settle)])
-            return [_answer(db, op, settled, started, finished) for op in batch]
+            return [self._answer(db, op, settled, started, finished) for op in batch]
+
+    def _answer(
+        self, db: apsw.Connection, op: Op, settled: dict[str, Settled], started: set[str], finished: set[str]
+    ) -> Settled | bool | Any:
+        if isinstance(op, Settle):
+            return settled[op.task_id]
+        if isinstance(op, Finish):
+            return op.end.execution_id in finished
+        if isinstance(op, Start):
+            return op.execution_id in started
+        db.execute("SAVEPOINT call")
+        try:
+            answer = op.fn(db)
+        except Exception as error:
+            if not db.in_transaction or (isinstance(error, apsw.Error) and self._trouble(error, db)):
+                raise  # nothing of the batch is written: SQLite may have rolled all of it back already
+            db.execute("ROLLBACK TO call; RELEASE call")
+            return error  # it belongs to whoever asked, not to the batch
+        db.execute("RELEASE call")
+        return answer
 
     def close(self) -> None:
-        """Close the connections; the last one folds the journal into the file."""
+        """Close the connections; the last one folds the journal into the file. A forked child closes nothing."""
+        if os.getpid() != self._pid:
+            return  # what it inherited may be in the middle of its parent's transaction
         while self._readers:
             self._readers.pop().close()
         with self._write_lock:
@@ -288,45 +348,30 @@ def _patience() -> Callable[[int], bool]:
             until = now + _BUSY_S
         if now >= until:
             return False
-        _sleep(min(_LONGEST_WAIT_S, _WAIT_S * 2**tries) * random.uniform(0.5, 1.5))  # noqa: S311 - no secret
+        _sleep(min(_LONGEST_WAIT_S, _WAIT_S * 2 ** min(tries, 10)) * random.uniform(0.5, 1.5))  # noqa: S311 - no secret
         return True
 
     return wait
 
 
-@contextmanager
-def _explained(path: str) -> Iterator[None]:
-    """Turn what SQLite says of a file in trouble into an error that says what to do."""
-    try:
-        yield
-    except (apsw.BusyError, apsw.LockedError) as error:
-        raise StoreBusy(path) from error
-    except apsw.ReadOnlyError as error:
-        raise StoreReadOnly(path, str(error)) from error
-    except apsw.FullError as error:
-        raise StoreFull(path) from error
-    except (apsw.CorruptError, apsw.NotADBError) as error:
-        raise StoreDamaged(path, str(error)) from error
-    except (apsw.IOError, apsw.CantOpenError) as error:
-        raise StoreUnusable(path, str(error)) from error
+def _use_wal(db: apsw.Connection) -> None:
+    """Put a database into WAL mode; SQLite does not ask the busy handler when several do so at the same moment."""
+    patience = _patience()
+    for tries in itertools.count():
+        try:
+            db.pragma("journal_mode", "wal")
+        except apsw.BusyError:
+            if not patience(tries):
+                raise
+        else:
+            return
 
 
-def _answer(
-    db: apsw.Connection, op: Op, settled: dict[str, Settled], started: set[str], finished: set[str]
-) -> Settled | bool | Any:
-    kind = type(op)
-    if kind is Settle:
-        return settled[op.task_id]  # type: ignore[union-attr]
-    if kind is Finish:
-        return op.end.execution_id in finished  # type: ignore[union-attr]
-    if kind is Start:
-        return op.execution_id in started  # type: ignore[union-attr]
+def _is_ours(db: apsw.Connection) -> bool:
     try:
-        with db:  # a savepoint of its own
-            answer = op.fn(db)  # type: ignore[union-attr]
-    except Exception as error:  # noqa: BLE001 - it belongs to whoever asked, not to the batch
-        return error
-    return answer
+        return bool(db.pragma("application_id") == schema.APPLICATION_ID)
+    except apsw.Error:
+        return False
 
 
 def _written(db: apsw.Connection, sql: str, ops: list[Any], ids: list[str], name: str) -> set[str]:
@@ -419,6 +464,8 @@ def _prepare_file(path: Path) -> None:
     except StoreError:
         raise
     except OSError as error:
+        if error.errno in _NO_ROOM:
+            raise StoreFull(str(path)) from error
         raise StoreReadOnly(str(path), error.strerror or str(error)) from error
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import anyio
 
-from car_sched_nb.errors import SchedulerClosed
+from car_sched_nb.errors import SchedulerClosed, StoreError
 from car_sched_nb.store.ops import Op, Settle, Start
 from car_sched_nb.store.sqlite import SqliteStore
 
@@ -85,12 +85,19 @@ class Writer:
 
     def _work(self) -> None:
         while (batch := self._collect()) is not None:
-            try:
-                results: Sequence[Any] = self._store.apply([op for op, _ in batch])
-                self.commits += 1
-            except BaseException as error:  # noqa: BLE001 - whoever asked must learn of it, and the thread must go on
-                results = [error] * len(batch)
+            results = self._apply([op for op, _ in batch])
             self._tell([(answer, result) for (_, answer), result in zip(batch, results, strict=True)])
+
+    def _apply(self, batch: Sequence[Op]) -> list[Any]:
+        try:
+            results = self._store.apply(batch)
+            self.commits += 1
+        except StoreError as error:
+            return [error] * len(batch)
+        except BaseException as error:  # noqa: BLE001 - whoever asked must learn of it, and the thread must go on
+            # One of them cannot be written; alone it does not take the others along.
+            return [error] if len(batch) == 1 else [result for op in batch for result in self._apply([op])]
+        return results
 
     def _tell(self, answers: list[tuple[_Answer, Any]]) -> None:
         self._answers.extend(answers)
