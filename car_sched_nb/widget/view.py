@@ -7,7 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from car_sched_nb.model import Execution, Status, Task, to_us
+from car_sched_nb.model import Execution, Status, Task, Trigger, to_us
 from car_sched_nb.output import clip
 from car_sched_nb.store import records
 from car_sched_nb.triggers import words
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from car_sched_nb.engine.scheduler import Scheduler
 
 _DAY_US = 86_400_000_000
+_FOLLOWS = frozenset({Trigger.FILE_WATCH, Trigger.AFTER})  # planned though no instant is known
 _TEXT = 300  # characters of an answer or an error in a row
 _MICROSECOND = timedelta(microseconds=1)
 _WORDED = frozenset({"BodyFailed", "ExitCode", "Signal", "Interrupted"})  # what these say is a sentence already
@@ -98,7 +99,7 @@ class View:
             "store": _from_home(store),
             "namespace": self._scheduler.namespace,
             "running": sum(len(runs) for runs in self._scheduler.running.runs.values()),
-            "scheduled": sum(1 for armed in engine.armed.values() if armed.entry or armed.task.watch_path),
+            "scheduled": sum(1 for armed in engine.armed.values() if armed.entry or armed.task.trigger in _FOLLOWS),
             "failed_24h": self._failed_24h,
             "blocked_since_us": blocked_since_us,
             "owner": self._scheduler.owner_name,
@@ -138,7 +139,7 @@ def _status(task: Task, armed: bool, runs: bool, planned: bool, last: Execution 
         return "running"
     if not task.enabled:
         return "disabled"
-    if planned or (armed and task.watch_path):
+    if planned or (armed and task.trigger in _FOLLOWS):
         return "scheduled"
     if last is None or last.status in (Status.MISSED, Status.SKIPPED, Status.CANCELLED):
         return "pending"

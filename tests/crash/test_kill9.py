@@ -102,7 +102,6 @@ def test_no_slot_starts_twice_and_none_vanishes_through_kill_9(tmp_path: Path):
     assert verdict.starts > storm.kills / 2  # it did run
 
 
-@pytest.mark.skip(reason="opening a new store that others open, too, may fail with BusyError")
 def test_a_new_store_may_be_opened_by_many_at_once(tmp_path: Path):
     with Lives() as lives:
         for number in range(by_scale(50, 1_000)):

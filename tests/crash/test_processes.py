@@ -18,7 +18,7 @@ from car_sched_nb.model import Execution
 from car_sched_nb.store import records
 from car_sched_nb.store.owners import alive
 from car_sched_nb.store.sqlite import SqliteStore
-from tests.crash import forks, life, neighbour
+from tests.crash import forks, neighbour, ticks
 
 SOON_S = 15
 """Seconds after which a test gives up waiting for another process."""
@@ -93,7 +93,7 @@ def until(find, seconds: float = SOON_S):
 
 def test_a_process_that_stood_still_accounts_for_each_slot_and_starts_none_twice(tmp_path: Path):
     path, log = tmp_path / "car.db", tmp_path / "log"
-    with process(life.__name__, str(path), str(log)) as running:
+    with process(ticks.__name__, str(path), str(log)) as running:
         time.sleep(0.5)
         running.send_signal(signal.SIGSTOP)
         store = SqliteStore(path)

@@ -8,7 +8,7 @@ from tests.crash import life
 CURSOR = "AND (j.expected IS NULL OR tasks.cursor = j.expected)"
 GUARD = "CREATE UNIQUE INDEX guard"
 OWN_ID = "execution_id TEXT NOT NULL UNIQUE"
-SAME_GAP = sqlite._INSERT[sqlite._INSERT.index("ON CONFLICT") : sqlite._INSERT.index("RETURNING")]
+SAME_GAP = sqlite._INSERT[sqlite._INSERT.index("ON CONFLICT") :]
 
 
 def live(store: str, log: str, grid: str) -> None:

@@ -294,7 +294,7 @@ def test_tab_elsewhere_is_left_alone(kernel: Kernel):
         ("bad --executor thread", "await f()", "runs on the loop; leave --executor thread away"),
         ("bad --param region", "1", "write --param region=eu"),
         ("bad --timeout forever", "1", "'forever' is not a duration"),
-        ("bad --overlap skp", "1", "--overlap is skip or allow, not 'skp'; did you mean 'skip'?"),
+        ("bad --overlap skp", "1", "--overlap is skip or queue or replace or allow, not 'skp'; did you mean 'skip'?"),
         ("bad --every 5s --every 6s", "1", "--every is given twice"),
         ("bad --every", "1", "--every needs a value"),
         ("bad --every 5s --no-run", "1", "--no-run goes with a task that has no trigger"),

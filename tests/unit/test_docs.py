@@ -1,5 +1,6 @@
 """What is written about the magics is what they print."""
 
+import re
 from pathlib import Path
 
 from car_sched_nb import options
@@ -18,6 +19,17 @@ def test_every_option_and_every_verb_is_documented():
     written = (ROOT / "docs" / "magics.md").read_text()
     assert [option.flag for option in options.OPTIONS if f"  {option.flag} " not in written] == []
     assert [verb for verb in magics.VERBS if f"%car {verb}" not in written] == []
+
+
+def test_each_line_of_the_guarantees_names_a_test_that_is_there():
+    named = re.findall(r"`(test_\w+)`", (ROOT / "docs" / "guarantees.md").read_text())
+    there = {
+        name
+        for file in (ROOT / "tests").rglob("test_*.py")
+        for name in re.findall(r"^(?:async )?def (test_\w+)", file.read_text(), re.MULTILINE)
+    }
+    assert len(named) > 40
+    assert [name for name in named if name not in there] == []
 
 
 def test_every_verb_is_a_function_of_the_package():
