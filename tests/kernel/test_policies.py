@@ -1,4 +1,4 @@
-"""Policies as they are typed over a cell: tries, chains, queues, what is filled in, and a notebook that is open twice."""
+"""Policies as they are typed over a cell: tries, chains, what is filled in, and a notebook that is open twice."""
 
 from tests.kernel.conftest import StartKernel
 from tests.kernel.kernel import Kernel
