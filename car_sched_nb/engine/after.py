@@ -48,6 +48,8 @@ class Followers:
     def look(self, armed: Armed) -> None:
         """Settle a task's slot when every upstream task has an end newer than the one last used."""
         task, engine = armed.task, self._engine
+        if task.trigger is not Trigger.AFTER:
+            return  # it follows nobody any more
         if armed.settling or not engine.is_armed(armed) or not armed.may_run(self._clock.now_us()):
             return
         try:

@@ -55,11 +55,10 @@ class Backfill:
         for slot, slots, at_us in self._store.rows(sql, task.id):
             # A schedule that was changed since has other slots: what its predecessors missed cannot be planned again.
             if at_us <= end_us and str(slot).startswith(prefix) and (prefix or not str(slot).startswith("r")):
-                for fire in _series(plan, Fire(str(slot).removeprefix(prefix), at_us), slots):
+                for fire in _series(plan, Fire(str(slot).removeprefix(prefix), at_us), slots, start_us):
                     if fire.at_us > end_us:
                         break
-                    if fire.at_us >= start_us:
-                        yield fire
+                    yield fire
 
     def _attempt(self, fire: Fire) -> int | None:
         """Return the number that a slot's attempt has, or None when it was served."""
@@ -115,8 +114,13 @@ class Backfill:
         return None
 
 
-def _series(plan: Schedule, first: Fire, slots: int) -> Iterator[Fire]:
+def _series(plan: Schedule, first: Fire, slots: int, start_us: int) -> Iterator[Fire]:
+    """Yield the slots of a gap from an instant on; those before are counted and not walked, they may be millions."""
     fire: Fire | None = first
+    if first.at_us < start_us:
+        before = plan.passed(first.slot, start_us - 1)
+        fire = plan.next_fire(before.last.slot if before else first.slot)
+        slots = max(0, slots - 1 - (before.slots if before else 0))
     while fire is not None and slots:
         yield fire
         fire, slots = plan.next_fire(fire.slot), slots - 1

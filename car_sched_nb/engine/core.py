@@ -40,6 +40,7 @@ class Engine:
         self.running = running
         running.ended = self.ended
         running.later = self.later
+        running.notify = self.notify
         self._store = store
         self._writer = writer
         self._clock = clock
@@ -208,11 +209,11 @@ class Engine:
         for task_id in tuple(self.armed):
             self.disarm(task_id)
         with anyio.CancelScope(shield=True):
-            while self.running.runs or self.settling:
+            while self.running.runs or self.settling or self.running.claiming:
                 for run in [run for runs in self.running.runs.values() for run in runs.values()]:
                     if run.cancel_status is not Status.INTERRUPTED:
                         self.running.stop(run, Status.INTERRUPTED)
-                if self.running.runs or self.settling:
+                if self.running.runs or self.settling or self.running.claiming:
                     await self.change()
 
     def is_armed(self, armed: Armed) -> bool:
@@ -420,8 +421,8 @@ class Engine:
         armed.gap = None
         if moved or not task.enabled:
             self.again(armed)
-        elif task.status == "running" and not self.running.runs.get(task.id):
-            # In progress with another owner: its slots are skipped there or here, whoever is first.
+        elif not self.running.runs.get(task.id) and records.in_progress(self._store, task.id):
+            # With another owner: its slots are skipped there or here, whoever is first. Or left by one that is gone.
             armed.elsewhere = True
             armed.settling = True
             self.reconcile(armed)
@@ -495,6 +496,7 @@ class Engine:
         armed.settling = False
         armed.elsewhere = not interrupted
         if armed.schedule is None:
+            # Looked at at once, it would be found in the way again, and again.
             self._push(armed, self._clock.now_us() + (0 if interrupted else _RETRY_US))
         else:
             self.due(armed)

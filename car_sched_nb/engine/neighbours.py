@@ -79,6 +79,7 @@ class Neighbours:
     async def _reconcile_for(self, armed: Armed) -> None:
         try:
             gone = await self._interrupted()
+            self.take_over()
         except StoreError:
             gone = False
         self._engine.reconciled(armed, gone)

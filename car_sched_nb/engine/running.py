@@ -16,7 +16,7 @@ from car_sched_nb.engine.events import Event, Events
 from car_sched_nb.engine.places import Places
 from car_sched_nb.engine.policy import retry_delay_us
 from car_sched_nb.engine.run import Outcome, Run, failure
-from car_sched_nb.errors import InvalidInput, StoreError, UnknownRunner
+from car_sched_nb.errors import InvalidInput, SchedulerClosed, StoreError, UnknownRunner
 from car_sched_nb.loops import Spawn, soon_caller
 from car_sched_nb.model import Cause, Execution, Status, Task, Trigger, from_us, to_us
 from car_sched_nb.occurrence import execution_id
@@ -67,6 +67,10 @@ class Running:
         """Called with each execution after its end is stored; the engine sets it."""
         self.later: Callable[[Run, int], None] = lambda run, at_us: None
         """Calls `begin` at an instant; the engine sets it."""
+        self.claiming = 0
+        """Claims by hand under way."""
+        self.notify: Callable[[], None] = lambda: None
+        """Wakes whoever waits for a change; the engine sets it."""
         self.kept: dict[str, tuple[str, Any]] = {}
         """By task id: (execution id, live result) of the newest that completed, for the tasks that others follow."""
         self.followed: frozenset[str] = frozenset()
@@ -171,13 +175,25 @@ class Running:
             self._places.give_back()
 
     async def claim(self, run: Run, op: Settle) -> bool:
-        """Settle a claim that was asked for by hand; start it when it was won."""
+        """Settle a claim that was asked for by hand; start it when it was won.
+
+        Raises
+        ------
+        SchedulerClosed
+            When the scheduler is being left: what began now would outlive it.
+        """
         settled: Settled | None = None
+        self.claiming += 1
         try:
+            if self.closing:
+                raise SchedulerClosed
             settled = await self._writer.write(op)
         finally:
+            self.claiming -= 1
             if settled is None or not settled.claimed:
                 self.release(run)
+            if self.closing:
+                self.notify()
         if settled.claimed:
             self.claimed(run)
         return settled.claimed

@@ -31,7 +31,7 @@ from car_sched_nb.engine.watch import Watcher, cursor_of
 from car_sched_nb.errors import CarError, DefinitionChanged, SchedulerClosed, StoreError, TaskPaused
 from car_sched_nb.executors.loop import LoopHost, OwnLoop
 from car_sched_nb.loops import soon_caller, spawner
-from car_sched_nb.model import Execution, Status, Task, Trigger, same_slots
+from car_sched_nb.model import Execution, Status, Task, Trigger, same_slots, to_us
 from car_sched_nb.output import route_streams
 from car_sched_nb.runners.base import AgentRunner, Runner, SharedInfra
 from car_sched_nb.runners.python import PythonRunner
@@ -43,7 +43,7 @@ from car_sched_nb.store.owners import Owner, reconcile, sweep, whoami
 from car_sched_nb.store.records import Defined
 from car_sched_nb.store.sqlite import MEMORY, SqliteStore
 from car_sched_nb.store.writer import Writer
-from car_sched_nb.triggers import Fire, schedule_of
+from car_sched_nb.triggers import Fire, next_fire, schedule_of
 from car_sched_nb.when import parse_instant
 
 _TRIES = 10
@@ -124,6 +124,7 @@ class Scheduler:
         stack.callback(route_streams())
         self._soon = soon_caller()
         self.writer = Writer(self.store, self._soon)
+        stack.callback(self.writer.answer)
         stack.push_async_callback(_at_last, self.writer.close)
         # The last to end: also when the whole program is cancelled, ends are written and answered.
         answers = await stack.enter_async_context(anyio.create_task_group())
@@ -223,8 +224,9 @@ class Scheduler:
                 continue
             armed = self.engine.armed.get(defined.task.id)
             if defined.change != "unchanged" and armed is not None:
+                before = armed.task
                 self.engine.arm(defined.task, armed.remaining)
-                self._follow_states([defined.task])
+                self._follow_states([before, defined.task])
             if defined.change != "unchanged":
                 self.running.tell("added" if defined.change == "new" else "changed", defined.task)
             return defined
@@ -565,7 +567,9 @@ class Scheduler:
     async def _skip_paused(self, task: Task) -> None:
         plan = schedule_of(task)
         now_us = self.clock.now_us()
-        passed = plan.passed(task.cursor, now_us) if plan else None
+        if plan is None or next_fire(task, plan, task.cursor) is None:
+            return
+        passed = plan.passed(task.cursor, min(now_us, to_us(task.until_at)) if task.until_at else now_us)
         if passed is None:
             return
         gap = Plan(passed.last.slot, None, passed.first, passed.slots, Status.SKIPPED, "paused")

@@ -176,7 +176,7 @@ class Watcher:
     def read(self, armed: Armed) -> None:
         """Read a task's paths soon; changes while it is read are seen by reading again."""
         followed = self._followed.get(armed.task.id)
-        if followed is not None and followed.armed is armed:
+        if followed is not None and followed.armed is armed and armed.task.trigger is Trigger.FILE_WATCH:
             self._read_soon(followed)
 
     def _read_soon(self, followed: Followed) -> None:

@@ -13,7 +13,7 @@ import msgspec
 
 from car_sched_nb.engine.scheduler import Scheduler
 from car_sched_nb.errors import CarError
-from car_sched_nb.model import Task, Trigger, from_us
+from car_sched_nb.model import WHEN, Task, Trigger, from_us
 from car_sched_nb.triggers import resolve_once, schedule_of
 
 if TYPE_CHECKING:
@@ -47,7 +47,10 @@ def run_here(session: Session, task: Task) -> None:
     TrialFailed
         When it did not complete.
     """
-    manual = msgspec.structs.replace(task, trigger=Trigger.MANUAL, schedule="", watch_path="", tz="", align=False)
+    # When and how often it runs later is of no concern now.
+    plain = Task(task.name)
+    later = {name: getattr(plain, name) for name in (*WHEN, "jitter", "until", "max_runs")}
+    manual = msgspec.structs.replace(task, **later)
     trial = Scheduler(namespace=session.namespace.name)
     trial.runners = {name: runner.on_own_loop() for name, runner in session.start().runners.items()}
     printed, answer, error = _in_thread(lambda: _run(trial, manual))

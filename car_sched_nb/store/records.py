@@ -347,6 +347,12 @@ def have_ended(store: SqliteStore, execution_ids: list[str]) -> bool:
     return not execution_ids or not store.rows(sql, msgspec.json.encode(execution_ids).decode())
 
 
+def in_progress(store: SqliteStore, task_id: str) -> bool:
+    """Tell whether anything of a task runs or waits, whoever owns it."""
+    sql = f"SELECT 1 FROM executions INDEXED BY live WHERE task_id = ? AND {_LIVE} LIMIT 1"
+    return bool(store.rows(sql, task_id))
+
+
 def unowned(store: SqliteStore, namespace: str) -> list[Execution]:
     """Return what waits in a namespace and has no owner, oldest first."""
     found = f"e.seq IN (SELECT seq FROM executions INDEXED BY live WHERE {_UNOWNED})"

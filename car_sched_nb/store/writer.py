@@ -118,10 +118,14 @@ class Writer:
         with self._delivery:
             while True:
                 self._arrived = anyio.Event()
-                while self._answers:
-                    answer, result = self._answers.popleft()
-                    answer(result)
+                self.answer()
                 await self._arrived.wait()
+
+    def answer(self) -> None:
+        """Answer what was written so far; after `close` for whoever asked too late for `deliver`."""
+        while self._answers:
+            answer, result = self._answers.popleft()
+            answer(result)
 
     def stop(self) -> None:
         """End `deliver`."""

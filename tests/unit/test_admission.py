@@ -311,7 +311,7 @@ async def test_control_without_its_guards_the_race_is_seen(path: Path, monkeypat
     assert unguarded != sqlite._SETTLE
     monkeypatch.setattr(sqlite, "_SETTLE", unguarded)
     # Without the index and the unique id, whoever settles also starts.
-    monkeypatch.setattr(sqlite, "_INSERT", "SELECT value ->> 0 FROM json_each(?)")
+    monkeypatch.setattr(sqlite, "_insert", lambda db, rows: {row.execution_id for row in rows})
     began, _ = await two_schedulers_on(path, 25)
     assert began != EACH_ONCE
     assert max(began.values()) > 1
