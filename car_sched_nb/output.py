@@ -24,6 +24,9 @@ ANSWER = 16 * 1024
 """Characters of an answer or an error that a row keeps."""
 
 
+_NOTHING: list[str] = []  # of all that have printed nothing; never written to
+
+
 class Output:
     """What one execution printed; written and read from any thread.
 
@@ -33,16 +36,30 @@ class Output:
         Where the full text goes once it is longer than `HEAD + TAIL`; None drops the middle.
     """
 
+    __slots__ = (
+        "_cut",
+        "_displays",
+        "_file",
+        "_head",
+        "_head_length",
+        "_lock",
+        "_spill",
+        "_tail",
+        "_tail_length",
+        "figures",
+        "length",
+    )
+
     def __init__(self, spill: str | None = None) -> None:
         self._lock = threading.Lock()
-        self._head: list[str] = []
+        self._head: list[str] = _NOTHING
         self._head_length = 0
-        self._tail: deque[str] = deque()
+        self._tail: deque[str] | None = None
         self._tail_length = 0
         self._cut = 0
         self._spill = spill
         self._file: IO[str] | None = None
-        self.displays: list[dict[str, Any]] = []
+        self._displays: list[dict[str, Any]] | None = None
         self.figures: OrderedDict[int, Any] | None = None
         """Open figures by number, where somebody keeps them apart."""
         self.length = 0
@@ -53,6 +70,8 @@ class Output:
             raise TypeError(f"write() argument must be str, not {type(text).__name__}")
         with self._lock:
             self.length += len(text)
+            if self._head is _NOTHING:
+                self._head = []
             if self._head_length < HEAD and not self._tail:
                 room = HEAD - self._head_length
                 self._head.append(text[:room])
@@ -64,7 +83,21 @@ class Output:
                 self._append_tail(rest)
         return len(text)
 
+    @property
+    def displays(self) -> list[dict[str, Any]]:
+        """What was shown, as MIME bundles."""
+        if self._displays is None:
+            self._displays = []
+        return self._displays
+
+    @property
+    def has_displays(self) -> bool:
+        """Whether anything was shown."""
+        return bool(self._displays)
+
     def _append_tail(self, text: str) -> None:
+        if self._tail is None:
+            self._tail = deque()
         self._tail.append(text)
         self._tail_length += len(text)
         if self._tail_length <= TAIL:
@@ -107,8 +140,7 @@ class Output:
     def clear(self) -> None:
         """Forget what was kept in memory; a file of the full text keeps it."""
         with self._lock:
-            self._head.clear()
-            self._tail.clear()
+            self._head, self._tail = [], None
             self.displays.clear()
             self._head_length = self._tail_length = self._cut = 0
 
@@ -124,7 +156,7 @@ class Output:
         with self._lock:
             self._in_file(lambda file: file.flush())
             cut = f"\n... {self._cut:,} characters not shown ...\n" if self._cut else ""
-            return clean("".join(self._head) + cut + "".join(self._tail))
+            return clean("".join(self._head) + cut + "".join(self._tail or ()))
 
     def close(self) -> None:
         """Close the file of the full text, if there is one."""

@@ -93,7 +93,7 @@ class Interval(msgspec.Struct, frozen=True, gc=False):
         return int(cursor) >= self.first and self.fire(int(cursor)).at_us > now_us
 
 
-class CronSchedule(msgspec.Struct, frozen=True):
+class CronSchedule(msgspec.Struct, frozen=True, gc=False):
     """A slot is the planned UTC instant, so two that share a local time are two."""
 
     cron: Cron
@@ -126,7 +126,7 @@ class CronSchedule(msgspec.Struct, frozen=True):
         return cursor > self.cron.slot(now_us)  # of one width, so their order is the instants'
 
 
-class Once(msgspec.Struct, frozen=True):
+class Once(msgspec.Struct, frozen=True, gc=False):
     """One slot, `0`, at an instant that was resolved when the task was defined."""
 
     at_us: int

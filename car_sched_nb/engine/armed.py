@@ -15,7 +15,7 @@ ON_TIME_US = 1_000_000
 """A slot this late is still on time: catch-up is for what passed unserved."""
 
 
-class Gap(msgspec.Struct, frozen=True):
+class Gap(msgspec.Struct, frozen=True, gc=False):
     """An unbroken series of slots that were not run, ending at the cursor."""
 
     execution_id: str
@@ -112,7 +112,7 @@ class Armed:
         return text, occurrence, execution_id(occurrence, attempt)
 
 
-class Plan(msgspec.Struct, frozen=True):
+class Plan(msgspec.Struct, frozen=True, gc=False):
     """What to do with the slots that passed: write `gap` (its slots) and run `run`, up to `cursor`."""
 
     cursor: str

@@ -8,12 +8,14 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections.abc import Callable
+from functools import partial
 
 import anyio
 import msgspec
 
 from car_sched_nb.clock import Clock
 from car_sched_nb.engine.armed import ON_TIME_US, Armed, Gap, Plan, decide, new_row, settle, transaction
+from car_sched_nb.engine.collector import MANY, collector
 from car_sched_nb.engine.policy import jitter_us
 from car_sched_nb.engine.run import Run, row_execution
 from car_sched_nb.engine.running import Running
@@ -27,7 +29,7 @@ from car_sched_nb.store.writer import Writer
 from car_sched_nb.triggers import Fire, Passed, grace_us, next_fire
 
 _RETRY_US = 1_000_000
-_BURST = 1_000  # fires in one go: after them, what was won may begin
+_BURST = 500  # fires in one go: after them, what was won may begin
 _STEP_US = 1_000_000
 """A wall clock that went back by more was set, not slewed."""
 
@@ -74,9 +76,11 @@ class Engine:
             before_us, ahead_us = ahead_us, now_us - mono_us
             if ahead_us < before_us - _STEP_US:
                 self._stepped_back(before_us - ahead_us, looked_us + ahead_us)
-            for _ in range(_BURST):
+            for number in range(_BURST):
                 if not self._heap or self._heap[0][0] > now_us:
                     break
+                if number == MANY:
+                    collector.hold()
                 _, entry, item = heapq.heappop(self._heap)
                 if item.entry == entry:
                     self.due(item) if isinstance(item, Armed) else self._begin(item)
@@ -308,7 +312,7 @@ class Engine:
     def _settle(self, armed: Armed, plan: Plan, now_us: int) -> None:
         run = self._claim(armed, plan.run, now_us) if plan.run else None
         op = settle(armed, plan, now_us, run.row if run else None)
-        self._submit(armed, op, run, lambda: self._settled(armed, plan, op))
+        self._submit(armed, op, run, partial(self._settled, armed, plan, op))
 
     def settle_state(
         self, armed: Armed, cursor: str, fire: Fire, *, upstream: str | None = None, skipped: str | None = None
@@ -355,28 +359,29 @@ class Engine:
     def _submit(self, armed: Armed, op: Settle, run: Run | None, won: Callable[[], None]) -> None:
         armed.settling = True
         self.settling += 1
+        self._writer.submit(op, partial(self._answered, armed, run, won))
 
-        def answer(settled: Settled | BaseException) -> None:
-            armed.settling = False
-            self.settling -= 1
-            if isinstance(settled, Settled) and settled.claimed and run:
-                armed.count_run()
-                self.running.claimed(run)
-            elif run:
-                self.running.release(run)
-            if isinstance(settled, BaseException):
-                self.refused(armed, settled)
-            elif not settled.won:
-                self._lost(armed)
-            else:
-                self.running.well(armed.task, "slot")
-                won()
-                if settled.claimed and armed.remaining is not None:
-                    armed.remaining -= 1
-                self.again(armed)
-            self.notify()
-
-        self._writer.submit(op, answer)
+    def _answered(
+        self, armed: Armed, run: Run | None, won: Callable[[], None], settled: Settled | BaseException
+    ) -> None:
+        armed.settling = False
+        self.settling -= 1
+        if isinstance(settled, Settled) and settled.claimed and run:
+            armed.count_run()
+            self.running.claimed(run)
+        elif run:
+            self.running.release(run)
+        if isinstance(settled, BaseException):
+            self.refused(armed, settled)
+        elif not settled.won:
+            self._lost(armed)
+        else:
+            self.running.well(armed.task, "slot")
+            won()
+            if settled.claimed and armed.remaining is not None:
+                armed.remaining -= 1
+            self.again(armed)
+        self.notify()
 
     def refused(self, armed: Armed, error: BaseException) -> None:
         """Look at a task again soon: the store could not be read or written."""
@@ -532,6 +537,7 @@ class Engine:
 
     def notify(self) -> None:
         """Wake whoever waits for a change."""
+        collector.let_go(busy=self.settling > 0 or len(self.running.runs) > MANY)
         if self._changed is not None:
             self._changed.set()
             self._changed = None

@@ -18,7 +18,7 @@ from car_sched_nb.store import ops
 from car_sched_nb.store.ops import Row
 
 
-class Outcome(msgspec.Struct, frozen=True):
+class Outcome(msgspec.Struct, frozen=True, gc=False):
     """How the work ended."""
 
     status: Status
@@ -177,7 +177,7 @@ class Run:
         assert outcome is not None
         text = self.output.text()
         kept = None
-        if text or outcome.traceback or self.output.displays:
+        if text or outcome.traceback or self.output.has_displays:
             displays = _kept_displays(self.output.displays)
             path = str(self.output.path) if self.output.path else None
             kept = ops.Output(self.execution_id, text, outcome.traceback, displays, path)

@@ -21,7 +21,16 @@ from car_sched_nb.loops import Spawn, soon_caller
 from car_sched_nb.model import Cause, Execution, Status, Task, Trigger, from_us, to_us
 from car_sched_nb.occurrence import execution_id
 from car_sched_nb.output import Output, clip, current_output
-from car_sched_nb.runners.base import AgentSpec, Progress, Runner, Runtime, SharedInfra, Upstream, Work
+from car_sched_nb.runners.base import (
+    Occurrence,
+    Progress,
+    Runner,
+    Runtime,
+    SharedInfra,
+    Upstream,
+    Work,
+    current_runtime,
+)
 from car_sched_nb.store import records
 from car_sched_nb.store.ops import Call, Finish, Settle, Settled, Start
 from car_sched_nb.store.records import CRASH_ATTEMPTS
@@ -85,7 +94,7 @@ class Running:
         self.owner = owner
         self._clock = clock
         self._runners = runners
-        self._infra = infra
+        self.infra = infra
         self._events = events
         self._folder = store.folder
         self._troubles: dict[tuple[str, str], type] = {}
@@ -393,7 +402,9 @@ class Running:
             runner = self.runner_of(run.task)
             if not runner.waits_for_loop(run.task):
                 self._begin_clock(run)
-            output, result = await runner.run(self._as_work(run))
+            source = _Source(self, run)
+            current_runtime.set(source.runtime)
+            output, result = await runner.run(Work(source, self.infra, self.owner))
             return Outcome(Status.COMPLETED, output, result)
         except BaseException as error:
             cancelled = isinstance(error, anyio.get_cancelled_exc_class())
@@ -402,45 +413,15 @@ class Running:
                 raise
             return failure(error, run.task.name)
 
-    def _as_work(self, run: Run) -> Work:
-        task = run.task
-
-        async def begin() -> None:
-            await self._begin(run)
-
-        def report(progress: Progress) -> None:
-            run.progress = progress
-
-        spec = AgentSpec(
-            name=task.name,
-            system_prompt=task.system_prompt,
-            max_turns=task.max_turns,
-            metadata=dict(task.agent_metadata),
-        )
-        runtime = Runtime(
-            run.occurrence,
-            self._infra,
-            run.output,
-            report,
-            partial(self._last_success, task),
-            partial(self._upstream, run),
-        )
-        return Work(
-            task=task,
-            spec=spec,
-            runtime=runtime,
-            mailbox=self._infra.mailbox(task.name),
-            begin=begin,
-            owner=self.owner,
-        )
-
-    def _last_success(self, task: Task) -> datetime | None:
+    def last_success(self, task: Task) -> datetime | None:
+        """Return when a task last completed."""
         sql = """SELECT finished_at FROM executions WHERE task_id = ? AND status = 'completed'
             ORDER BY seq DESC LIMIT 1"""
         found = self._store.rows(sql, task.id)
         return from_us(found[0][0]) if found else None
 
-    def _upstream(self, run: Run) -> dict[str, Upstream]:
+    def upstream(self, run: Run) -> dict[str, Upstream]:
+        """Return what an execution follows, by task name."""
         ids = msgspec.json.decode(run.row.upstream) if run.row.upstream else []
         found = {}
         for id_ in ids:
@@ -450,7 +431,7 @@ class Running:
                 found[execution.task] = Upstream(execution, result if kept_id == id_ else None)
         return found
 
-    async def _begin(self, run: Run) -> None:
+    async def begin_here(self, run: Run) -> None:
         """Commit the start of an execution that waited for its loop; the work begins when this returns."""
         if run.begun:
             return
@@ -573,25 +554,24 @@ class Running:
 
     def _store_end(self, run: Run, finish: Finish) -> None:
         """Write an end; until it is stored it is in progress for everybody, and a store that is busy is asked again."""
+        self._writer.submit(finish, partial(self._end_answered, run, finish))
 
-        def answer(finished: bool | BaseException) -> None:
-            if not isinstance(finished, BaseException):
-                self.well(run.task, "end")
-                self._over(run, finish, finished)
-                return
-            said = f"the end of {run.execution_id} could not be stored: {finished}"
-            self.trouble(run.task, "end", finished, said, run)
-            if self.closing:
-                self._over(run, finish, finished=False)  # the row is interrupted by whoever comes next
-            elif isinstance(finished, StoreError):
-                self._spawn(self._store_end_later(run, finish))
-            elif run.finish is finish:  # what it left can never be stored; that it ended can
-                run.finish = bare = _bare(finish, said)
-                self._store_end(run, bare)
-            else:
-                self._over(run, finish, finished=False)
-
-        self._writer.submit(finish, answer)
+    def _end_answered(self, run: Run, finish: Finish, finished: bool | BaseException) -> None:
+        if not isinstance(finished, BaseException):
+            self.well(run.task, "end")
+            self._over(run, finish, finished)
+            return
+        said = f"the end of {run.execution_id} could not be stored: {finished}"
+        self.trouble(run.task, "end", finished, said, run)
+        if self.closing:
+            self._over(run, finish, finished=False)  # the row is interrupted by whoever comes next
+        elif isinstance(finished, StoreError):
+            self._spawn(self._store_end_later(run, finish))
+        elif run.finish is finish:  # what it left can never be stored; that it ended can
+            run.finish = bare = _bare(finish, said)
+            self._store_end(run, bare)
+        else:
+            self._over(run, finish, finished=False)
 
     async def _store_end_later(self, run: Run, finish: Finish) -> None:
         await anyio.sleep(AGAIN_S)
@@ -646,6 +626,41 @@ class Running:
                 text=text,
             )
         )
+
+
+class _Source:
+    """Where a runner and a body learn of one execution; one object, because thousands may be under way."""
+
+    __slots__ = ("_running", "run", "runtime")
+
+    def __init__(self, running: Running, run: Run) -> None:
+        self._running = running
+        self.run = run
+        self.runtime = Runtime(self, running.infra)
+
+    @property
+    def task(self) -> Task:
+        return self.run.task
+
+    @property
+    def occurrence(self) -> Occurrence:
+        return self.run.occurrence
+
+    @property
+    def output(self) -> Output:
+        return self.run.output
+
+    async def begin(self) -> None:
+        await self._running.begin_here(self.run)
+
+    def report(self, progress: Progress) -> None:
+        self.run.progress = progress
+
+    def last_success(self) -> datetime | None:
+        return self._running.last_success(self.run.task)
+
+    def upstream(self) -> dict[str, Upstream]:
+        return self._running.upstream(self.run)
 
 
 def _kept_params(values: Mapping[str, Any]) -> str:

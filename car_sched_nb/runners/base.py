@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from car_sched_nb.model import Execution, Task
 
 
-class AgentSpec(msgspec.Struct, frozen=True, kw_only=True):
+class AgentSpec(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Who is to do the work: a task's agent settings."""
 
     name: str
@@ -32,7 +32,7 @@ class AgentSpec(msgspec.Struct, frozen=True, kw_only=True):
     cache_control: bool = False
 
 
-class AgentOutput(msgspec.Struct, frozen=True, kw_only=True):
+class AgentOutput(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What came of the work; an output whose `error` is set is a failed execution."""
 
     name: str = ""
@@ -49,7 +49,7 @@ class AgentOutput(msgspec.Struct, frozen=True, kw_only=True):
     tools_used: tuple[str, ...] = ()
 
 
-class Occurrence(msgspec.Struct, frozen=True, kw_only=True):
+class Occurrence(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What a run is for: its id, its slot and the instant that was planned (aware UTC)."""
 
     id: str
@@ -115,25 +115,74 @@ class Mailbox:
         return list(box)
 
 
+class Source(Protocol):
+    """Where a runner and a body learn of one execution; the engine has it."""
+
+    runtime: Runtime
+
+    @property
+    def task(self) -> Task:
+        """The task as it is run."""
+        ...
+
+    @property
+    def occurrence(self) -> Occurrence:
+        """What it is for."""
+        ...
+
+    @property
+    def output(self) -> Output:
+        """What it prints."""
+        ...
+
+    async def begin(self) -> None:
+        """Commit the start of work that waited for its loop."""
+        ...
+
+    def report(self, progress: Progress) -> None:
+        """Note how far it has come."""
+        ...
+
+    def last_success(self) -> datetime | None:
+        """Return when its task last completed."""
+        ...
+
+    def upstream(self) -> dict[str, Upstream]:
+        """Return what it follows."""
+        ...
+
+
 class Runtime:
     """What a running body may reach: its occurrence, progress, shared state, tools and a logger."""
 
-    def __init__(
-        self,
-        occurrence: Occurrence,
-        infra: SharedInfra,
-        output: Output,
-        report: Callable[[Progress], None],
-        last_success: Callable[[], datetime | None],
-        upstream: Callable[[], dict[str, Upstream]] = dict,
-    ) -> None:
-        self.occurrence = occurrence
-        self.state = infra.state
-        self.tools = infra.tools
-        self.output = output
-        self._report = report
-        self._last_success = last_success
-        self._upstream = upstream
+    __slots__ = ("_infra", "_occurrence", "_source")
+
+    def __init__(self, source: Source, infra: SharedInfra) -> None:
+        self._source = source
+        self._infra = infra
+        self._occurrence: Occurrence | None = None
+
+    @property
+    def occurrence(self) -> Occurrence:
+        """What this run is for."""
+        if self._occurrence is None:
+            self._occurrence = self._source.occurrence
+        return self._occurrence
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What all runs of this scheduler share."""
+        return self._infra.state
+
+    @property
+    def tools(self) -> dict[str, Callable[..., Any]]:
+        """The tools of this scheduler, by name."""
+        return self._infra.tools
+
+    @property
+    def output(self) -> Output:
+        """What this run prints."""
+        return self._source.output
 
     @property
     def logger(self) -> logging.Logger:
@@ -163,16 +212,16 @@ class Runtime:
     @property
     def last_success(self) -> datetime | None:
         """When the task last completed, or None."""
-        return self._last_success()
+        return self._source.last_success()
 
     @property
     def upstream(self) -> dict[str, Upstream]:
         """What this run follows, by task name (`--after`); empty for any other."""
-        return self._upstream()
+        return self._source.upstream()
 
     def progress(self, done: float, total: float | None = None, note: str = "") -> None:
         """Tell the dashboard how far the work has come; from any thread."""
-        self._report(Progress(float(done), None if total is None else float(total), note))
+        self._source.report(Progress(float(done), None if total is None else float(total), note))
 
 
 class SharedInfra:
@@ -198,20 +247,46 @@ class AgentRunner(Protocol):
         ...
 
 
-class Work(msgspec.Struct, frozen=True, kw_only=True):
-    """One execution, as the engine hands it to a runner of its own.
+class Work:
+    """One execution, as the engine hands it to a runner of its own."""
 
-    `begin` is awaited before the work starts, at most once and only where the work may have to wait for its
-    loop; it returns after the start is committed. `owner` is the id that the claim carries.
-    """
+    __slots__ = ("_infra", "_source", "owner")
 
-    task: Task
-    spec: AgentSpec
-    runtime: Runtime
-    mailbox: Mailbox
-    begin: Callable[[], Any]
-    owner: str = ""
-    """The id of the scheduler's life that runs it."""
+    def __init__(self, source: Source, infra: SharedInfra, owner: str) -> None:
+        self._source = source
+        self._infra = infra
+        self.owner = owner
+        """The id of the scheduler's life that runs it."""
+
+    @property
+    def task(self) -> Task:
+        """The task as it is run."""
+        return self._source.task
+
+    @property
+    def runtime(self) -> Runtime:
+        """What its body may reach."""
+        return self._source.runtime
+
+    @property
+    def spec(self) -> AgentSpec:
+        """Who is to do it."""
+        task = self.task
+        return AgentSpec(
+            name=task.name,
+            system_prompt=task.system_prompt,
+            max_turns=task.max_turns,
+            metadata=dict(task.agent_metadata),
+        )
+
+    @property
+    def mailbox(self) -> Mailbox:
+        """The messages for its task."""
+        return self._infra.mailbox(self.task.name)
+
+    async def begin(self) -> None:
+        """Return after its start is committed; awaited before the work, where that may have to wait for its loop."""
+        await self._source.begin()
 
 
 class Runner(Protocol):

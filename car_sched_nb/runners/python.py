@@ -23,7 +23,7 @@ from car_sched_nb.executors.loop import LoopHost, OwnLoop
 from car_sched_nb.executors.thread import ThreadPool
 from car_sched_nb.model import Task
 from car_sched_nb.output import clip
-from car_sched_nb.runners.base import AgentOutput, Work, current_runtime
+from car_sched_nb.runners.base import AgentOutput, Work
 from car_sched_nb.runners.needs import needs
 
 _ANSWER = "__car_answer__"
@@ -294,7 +294,6 @@ class PythonRunner:
         return f"{listed} {'is not defined; run its' if len(missing) == 1 else 'are not defined; run their'} cell"
 
     async def run(self, work: Work) -> tuple[AgentOutput, Any]:
-        token = current_runtime.set(work.runtime)
         try:
             if self.executor(work.task) == "loop":
                 done = await self.host.run(lambda: self._call_async(work), work.begin)
@@ -303,8 +302,6 @@ class PythonRunner:
         except Exception as error:
             _explain(error)
             raise
-        finally:
-            current_runtime.reset(token)
         values = {**done.values, work.task.into: done.result} if work.task.into else done.values
         if values:
             await self._publish(values)

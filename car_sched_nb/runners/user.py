@@ -12,7 +12,7 @@ from car_sched_nb.errors import BodyFailed, InvalidInput
 from car_sched_nb.executors.loop import LoopHost, OwnLoop
 from car_sched_nb.model import Task
 from car_sched_nb.output import clip
-from car_sched_nb.runners.base import AgentOutput, AgentRunner, Work, current_runtime, prompt_fields
+from car_sched_nb.runners.base import AgentOutput, AgentRunner, Work, prompt_fields
 
 _MOST = 2**63 - 1  # what a database takes
 
@@ -68,11 +68,10 @@ class UserRunner:
         if "{" in prompt:
             fields = {"scheduled_at": work.runtime.scheduled_at.isoformat(), **work.runtime.params}
             prompt = prompt_fields(prompt, {name: str(value) for name, value in fields.items()})
-        token = current_runtime.set(work.runtime)
-        try:
+        if self._host.foreign:
             output = await self._host.run(lambda: self._run(work.spec, prompt, work.runtime, work.mailbox), work.begin)
-        finally:
-            current_runtime.reset(token)
+        else:
+            output = await self._run(work.spec, prompt, work.runtime, work.mailbox)
         if not isinstance(output, AgentOutput):
             text = "" if output is None else output if isinstance(output, str) else repr(output)
             return AgentOutput(answer=clip(text)), output

@@ -1,6 +1,7 @@
 """What a scheduler asks a store to write, as rows that one set-based statement can take.
 
-A batch of each kind travels as one JSON array, so the fields' order is the order in the SQL.
+A batch of each kind travels as one JSON array, so the fields' order is the order in the SQL. The garbage collector
+need not look at any of them: a thousand under way would be looked at again and again, and none is part of a cycle.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import msgspec
 from car_sched_nb.model import Trigger
 
 
-class Row(msgspec.Struct, array_like=True, frozen=True):
+class Row(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """A new row of history: a claim, or a gap."""
 
     execution_id: str
@@ -41,7 +42,7 @@ class Row(msgspec.Struct, array_like=True, frozen=True):
     upstream: str | None = None
 
 
-class Settle(msgspec.Struct, frozen=True, kw_only=True):
+class Settle(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Settle slots of one task: move the cursor and write the claim and gap rows, or do nothing.
 
     Nothing is written unless revision, version and cursor are the expected ones, the task is enabled
@@ -67,14 +68,14 @@ class Settle(msgspec.Struct, frozen=True, kw_only=True):
     """(execution_id of a gap row, slots to add, finished_at): an unbroken series stays one row."""
 
 
-class Settled(msgspec.Struct, frozen=True):
+class Settled(msgspec.Struct, frozen=True, gc=False):
     """What became of a `Settle`: `won` when it was written, `claimed` when its claim may start."""
 
     won: bool
     claimed: bool
 
 
-class Start(msgspec.Struct, array_like=True, frozen=True):
+class Start(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """A waiting execution begins, this owner's or one that nobody owns; answered by whether it may.
 
     It may not while its task is deleted or paused (unless a hand asked), when another owner has asked it to stop,
@@ -90,7 +91,7 @@ class Start(msgspec.Struct, array_like=True, frozen=True):
     task_id: str
 
 
-class End(msgspec.Struct, array_like=True, frozen=True):
+class End(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """What is written into the row of an execution that ended."""
 
     execution_id: str
@@ -111,7 +112,7 @@ class End(msgspec.Struct, array_like=True, frozen=True):
     reason: str | None = None
 
 
-class Finish(msgspec.Struct, frozen=True, kw_only=True):
+class Finish(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A live execution ends; answered by whether it was still live and this owner's.
 
     Only then are its `output` and its next attempt (`retry`) written, and its task's failures counted.
@@ -127,7 +128,7 @@ class Finish(msgspec.Struct, frozen=True, kw_only=True):
     """The task is paused after so many in a row."""
 
 
-class Output(msgspec.Struct, array_like=True, frozen=True):
+class Output(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """What an execution printed and displayed; `path` holds the full text when it was cut."""
 
     execution_id: str
