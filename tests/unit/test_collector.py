@@ -4,8 +4,7 @@ import gc
 
 import pytest
 
-from car_sched_nb.engine import collector as module
-from car_sched_nb.engine.collector import MANY, Collector
+from car_sched_nb.engine.collector import LONGEST_S, MANY, Collector
 from tests.unit.world import MINUTE, clock_at, every, leap, running
 
 
@@ -45,10 +44,10 @@ def test_a_collector_that_somebody_switched_off_stays_off():
 
 def test_it_is_held_off_for_half_of_the_time_at_most(monkeypatch: pytest.MonkeyPatch):
     now = 100.0
-    monkeypatch.setattr(module.time, "monotonic", lambda: now)
+    monkeypatch.setattr("car_sched_nb.engine.collector.time.monotonic", lambda: now)
     held = Collector()
     held.hold()
-    now += module.LONGEST_S - 0.1
+    now += LONGEST_S - 0.1
     held.let_go(busy=True)
     assert not gc.isenabled()
     now += 0.2
@@ -56,7 +55,7 @@ def test_it_is_held_off_for_half_of_the_time_at_most(monkeypatch: pytest.MonkeyP
     assert gc.isenabled()
     held.hold()
     assert gc.isenabled()
-    now += module.LONGEST_S + 0.2
+    now += LONGEST_S + 0.2
     held.hold()
     assert not gc.isenabled()
     held.let_go()
