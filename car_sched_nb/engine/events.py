@@ -19,8 +19,8 @@ _log = logging.getLogger(__name__)
 class Event(msgspec.Struct, frozen=True, kw_only=True):
     """Something happened to a task.
 
-    `kind`: added, changed, paused, resumed, deleted, waits, armed, claimed, started, progress, cancelling,
-    finished, gap, elsewhere (another owner has it). The execution is there for finished and gap.
+    `kind`: added, changed, paused, resumed, deleted, waits, armed, disarmed, claimed, started, cancelling, finished,
+    gap, elsewhere (another owner has it), error (`text` says what). The execution is there for finished and gap.
     """
 
     kind: str

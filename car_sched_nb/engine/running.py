@@ -11,21 +11,19 @@ import anyio
 import msgspec
 
 from car_sched_nb.clock import Clock
+from car_sched_nb.engine import ending
 from car_sched_nb.engine.armed import new_row
+from car_sched_nb.engine.ending import stopped
 from car_sched_nb.engine.events import Event, Events
 from car_sched_nb.engine.places import Places
-from car_sched_nb.engine.policy import retry_delay_us
 from car_sched_nb.engine.run import Outcome, Run, failure
+from car_sched_nb.engine.source import RunSource
 from car_sched_nb.errors import InvalidInput, SchedulerClosed, StoreError, UnknownRunner
 from car_sched_nb.loops import Spawn, soon_caller
 from car_sched_nb.model import Cause, Execution, Status, Task, Trigger, from_us, to_us
-from car_sched_nb.occurrence import execution_id
-from car_sched_nb.output import Output, clip, current_output
+from car_sched_nb.output import Output, current_output
 from car_sched_nb.runners.base import (
-    Occurrence,
-    Progress,
     Runner,
-    Runtime,
     SharedInfra,
     Upstream,
     Work,
@@ -33,7 +31,6 @@ from car_sched_nb.runners.base import (
 )
 from car_sched_nb.store import records
 from car_sched_nb.store.ops import Call, Finish, Settle, Settled, Start
-from car_sched_nb.store.records import CRASH_ATTEMPTS
 from car_sched_nb.store.sqlite import SqliteStore
 from car_sched_nb.store.writer import Writer
 
@@ -310,7 +307,7 @@ class Running:
                 if run.cancel_status is None:
                     self._work_on(run)
                 else:
-                    self._end(run, _stopped(run))
+                    self._end(run, stopped(run))
             else:
                 self.release(run)
                 self._not_started(run, started)
@@ -326,7 +323,7 @@ class Running:
         if run.over:
             return
         if run.cancel_status is not None:
-            self._end(run, _stopped(run))
+            self._end(run, stopped(run))
             return
         if said is False:
             try:
@@ -390,7 +387,7 @@ class Running:
         finally:
             run.working, run.scope = False, None
             if outcome is not None or run.begun or run.row.status == Status.RUNNING:
-                self._end(run, outcome or _stopped(run))
+                self._end(run, outcome or stopped(run))
             elif self.closing:
                 self._leave(run)
             else:
@@ -402,7 +399,7 @@ class Running:
             runner = self.runner_of(run.task)
             if not runner.waits_for_loop(run.task):
                 self._begin_clock(run)
-            source = _Source(self, run)
+            source = RunSource(self, run)
             current_runtime.set(source.runtime)
             output, result = await runner.run(Work(source, self.infra, self.owner))
             return Outcome(Status.COMPLETED, output, result)
@@ -493,7 +490,7 @@ class Running:
             if self.closing:
                 self._leave(run)
             else:
-                self._end(run, _stopped(run))
+                self._end(run, stopped(run))
 
     def _leave(self, run: Run) -> None:
         """Leave an execution that has not begun: its row waits for whoever plans the task next."""
@@ -511,46 +508,16 @@ class Running:
             self._soon(self._write_ends)
 
     def _write_ends(self) -> None:
-        ending, self._ending = self._ending, []
-        for run in ending:
+        ended, self._ending = self._ending, []
+        for run in ended:
             run.output.close()
             try:
-                run.finish = self._finish_of(run)
+                run.finish = ending.finish_of(run, self.owner, self.closing)
             except Exception as error:  # noqa: BLE001 - an end that cannot be told must not stay in progress for ever
                 run.output = Output()
                 run.end_as(failure(error, run.task.name))
-                run.finish = self._finish_of(run)
+                run.finish = ending.finish_of(run, self.owner, self.closing)
             self._store_end(run, run.finish)
-
-    def _finish_of(self, run: Run) -> Finish:
-        finish, outcome, task = run.ends(), run.outcome, run.task
-        assert outcome is not None
-        if outcome.status is Status.COMPLETED:
-            return msgspec.structs.replace(finish, failed=False) if task.max_failures else finish
-        most = max(CRASH_ATTEMPTS, task.retries + 1)
-        if outcome.status is Status.INTERRUPTED and task.on_crash == "retry" and run.row.attempt < most:
-            retry = msgspec.structs.replace(self._next_attempt(run, 0), owner=None, not_before=finish.end.finished_at)
-            return msgspec.structs.replace(finish, retry=retry)
-        if outcome.status not in (Status.FAILED, Status.TIMED_OUT):
-            return finish
-        if run.row.attempt > task.retries or self.closing or run.cancel_status is not None:
-            return msgspec.structs.replace(finish, failed=True) if task.max_failures else finish
-        return msgspec.structs.replace(finish, retry=self._next_attempt(run, finish.end.finished_at))
-
-    def _next_attempt(self, run: Run, now_us: int) -> Any:
-        attempt = run.row.attempt + 1
-        delay_us = retry_delay_us(run.task, run.execution_id, run.row.attempt)
-        return msgspec.structs.replace(
-            run.row,
-            execution_id=execution_id(run.row.occurrence_id, attempt),
-            attempt=attempt,
-            status=str(Status.WAITING),
-            wait_reason="retry delay",
-            started_at=None,
-            cause=str(Cause.RETRY),
-            owner=self.owner,
-            not_before=now_us + delay_us,
-        )
 
     def _store_end(self, run: Run, finish: Finish) -> None:
         """Write an end; until it is stored it is in progress for everybody, and a store that is busy is asked again."""
@@ -568,7 +535,7 @@ class Running:
         elif isinstance(finished, StoreError):
             self._spawn(self._store_end_later(run, finish))
         elif run.finish is finish:  # what it left can never be stored; that it ended can
-            run.finish = bare = _bare(finish, said)
+            run.finish = bare = ending.bare(finish, said)
             self._store_end(run, bare)
         else:
             self._over(run, finish, finished=False)
@@ -628,57 +595,8 @@ class Running:
         )
 
 
-class _Source:
-    """Where a runner and a body learn of one execution; one object, because thousands may be under way."""
-
-    __slots__ = ("_running", "run", "runtime")
-
-    def __init__(self, running: Running, run: Run) -> None:
-        self._running = running
-        self.run = run
-        self.runtime = Runtime(self, running.infra)
-
-    @property
-    def task(self) -> Task:
-        return self.run.task
-
-    @property
-    def occurrence(self) -> Occurrence:
-        return self.run.occurrence
-
-    @property
-    def output(self) -> Output:
-        return self.run.output
-
-    async def begin(self) -> None:
-        await self._running.begin_here(self.run)
-
-    def report(self, progress: Progress) -> None:
-        self.run.progress = progress
-
-    def last_success(self) -> datetime | None:
-        return self._running.last_success(self.run.task)
-
-    def upstream(self) -> dict[str, Upstream]:
-        return self._running.upstream(self.run)
-
-
 def _kept_params(values: Mapping[str, Any]) -> str:
     try:
         return msgspec.json.encode(values).decode()
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise InvalidInput(f"params must be plain values (text, numbers, lists): {error}") from None
-
-
-def _bare(finish: Finish, said: str) -> Finish:
-    """Return an end without what the work left; `said` is why."""
-    left = dict.fromkeys(("answer", "turns", "tool_calls", "tokens_in", "tokens_out", "cost", "model"))
-    end = msgspec.structs.replace(finish.end, **left, error=clip(said), error_type="Unstorable")
-    return msgspec.structs.replace(finish, end=end, output=None)
-
-
-def _stopped(run: Run) -> Outcome:
-    """Return the outcome of work that was stopped from outside."""
-    if run.cancel_status is Status.CANCELLED:
-        return Outcome(Status.CANCELLED)
-    return Outcome(Status.INTERRUPTED, error="its scheduler was closed while it ran", error_type="Interrupted")

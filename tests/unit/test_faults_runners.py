@@ -13,6 +13,7 @@ import msgspec
 import psutil
 import pytest
 
+from car_sched_nb.engine import ending
 from car_sched_nb.engine.scheduler import Scheduler
 from car_sched_nb.errors import BodyFailed
 from car_sched_nb.model import Execution, Task
@@ -148,16 +149,16 @@ async def test_whatever_a_runner_returns_its_history_can_be_read(store: SqliteSt
 
 async def test_what_can_never_be_stored_takes_no_other_end_along(store: SqliteStore, monkeypatch: pytest.MonkeyPatch):
     async with living(store) as s:
-        finish_of = s.running._finish_of
+        finish_of = ending.finish_of
 
-        def poisoned(run):
-            finish = finish_of(run)
+        def poisoned(run, owner, closing):
+            finish = finish_of(run, owner, closing)
             if run.task.name == "poison":
                 # What a mistake of ours would let through.
                 return msgspec.structs.replace(finish, end=msgspec.structs.replace(finish.end, answer="\ud800"))
             return finish
 
-        monkeypatch.setattr(s.running, "_finish_of", poisoned)
+        monkeypatch.setattr(ending, "finish_of", poisoned)
         async with anyio.create_task_group() as group:
             for name in ("poison", "one", "two"):
                 group.start_soon(s.run_once, Task(name, "1"))

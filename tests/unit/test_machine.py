@@ -28,8 +28,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from car_sched_nb.engine import core
-from car_sched_nb.engine.running import Running
+from car_sched_nb.engine import core, ending
 from car_sched_nb.model import Task, Trigger, from_us, to_us
 from car_sched_nb.store import records, sqlite
 from car_sched_nb.store.ops import Finish
@@ -497,15 +496,15 @@ def test_whatever_happens_the_promises_are_kept(kind: str, part: int, tmp_path: 
 UNGUARDED = sqlite._SETTLE.replace("(j.expected IS NULL OR tasks.cursor = j.expected)", "1")
 UNGUARDED = UNGUARDED[: UNGUARDED.index("AND NOT (j.free")]
 NO_GAPS = sqlite._INSERT.replace("WHERE true", "WHERE value ->> 5 != 0")
-finish_of, next_attempt = Running._finish_of, Running._next_attempt
+finish_of, next_attempt = ending.finish_of, ending.next_attempt
 
 
-def without_its_retry(running: Running, run: Any) -> Any:
-    return msgspec.structs.replace(finish_of(running, run), retry=None)
+def without_its_retry(run: Any, owner: str, closing: bool) -> Any:
+    return msgspec.structs.replace(finish_of(run, owner, closing), retry=None)
 
 
-def with_every_attempt_the_third(running: Running, run: Any, now_us: int) -> Any:
-    return msgspec.structs.replace(next_attempt(running, run, now_us), attempt=3)
+def with_every_attempt_the_third(run: Any, now_us: int, owner: str | None) -> Any:
+    return msgspec.structs.replace(next_attempt(run, now_us, owner), attempt=3)
 
 
 def said_to_be_written(db: Any, given: list[Any]) -> set[str]:
@@ -524,8 +523,8 @@ CONTROLS = {
     "overlap is not looked at": ((sqlite, "_SETTLE", sqlite._SETTLE.replace("NOT (j.free AND", "NOT (0 AND")),),
     "a gap is not written": ((sqlite, "_INSERT", NO_GAPS),),
     "a gap does not grow": ((sqlite, "_EXTEND", "SELECT ?"),),
-    "a retry is not planned": ((Running, "_finish_of", without_its_retry),),
-    "an attempt is left out": ((Running, "_next_attempt", with_every_attempt_the_third),),
+    "a retry is not planned": ((ending, "finish_of", without_its_retry),),
+    "an attempt is left out": ((ending, "next_attempt", with_every_attempt_the_third),),
     "an end is not written": ((sqlite, "_finish", said_to_be_written),),
     "a start is not written": ((sqlite, "_start", said_to_be_written),),
     "a pause is not kept": ((records, "set_enabled", without_pausing),),

@@ -1,0 +1,64 @@
+"""Where a runner and a body learn of one execution that is under way."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Protocol
+
+from car_sched_nb.engine.run import Run
+from car_sched_nb.model import Task
+from car_sched_nb.output import Output
+from car_sched_nb.runners.base import Occurrence, Progress, Runtime, SharedInfra, Upstream
+
+
+class Told(Protocol):
+    """What is asked of whoever drives the execution."""
+
+    infra: SharedInfra
+
+    async def begin_here(self, run: Run) -> None:
+        """Commit its start."""
+        ...
+
+    def last_success(self, task: Task) -> datetime | None:
+        """Return when its task last completed."""
+        ...
+
+    def upstream(self, run: Run) -> dict[str, Upstream]:
+        """Return what it follows."""
+        ...
+
+
+class RunSource:
+    """One object for all that may be asked, because thousands may be under way."""
+
+    __slots__ = ("_running", "run", "runtime")
+
+    def __init__(self, running: Told, run: Run) -> None:
+        self._running = running
+        self.run = run
+        self.runtime = Runtime(self, running.infra)
+
+    @property
+    def task(self) -> Task:
+        return self.run.task
+
+    @property
+    def occurrence(self) -> Occurrence:
+        return self.run.occurrence
+
+    @property
+    def output(self) -> Output:
+        return self.run.output
+
+    async def begin(self) -> None:
+        await self._running.begin_here(self.run)
+
+    def report(self, progress: Progress) -> None:
+        self.run.progress = progress
+
+    def last_success(self) -> datetime | None:
+        return self._running.last_success(self.run.task)
+
+    def upstream(self) -> dict[str, Upstream]:
+        return self._running.upstream(self.run)
