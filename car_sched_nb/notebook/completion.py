@@ -44,11 +44,13 @@ def candidates(line: str, words: list[str], names: list[str]) -> list[str]:
         return []
     last = words[-1]
     before = [word for word in words[:-1] if word]
-    offered = _task_line(before, last) if found[1] == "%%car_task" else _car_line(before, names)
+    offered = _task_line(before, last, names) if found[1] == "%%car_task" else _car_line(before, names)
     return [one for one in offered if one.startswith(last)]
 
 
-def _task_line(before: list[str], last: str) -> list[str]:
+def _task_line(before: list[str], last: str, names: list[str]) -> list[str]:
+    if before[-1] == "--after":
+        return names
     for option in OPTIONS:
         if before[-1] == option.flag and option.metavar:
             return list(option.values)

@@ -238,6 +238,7 @@ def completions(kernel: Kernel, code: str) -> list[str]:
         ("%%car_task x --catchup la", "%%car_task x --catchup latest"),
         ("%%car_task x --catchup=la", "%%car_task x --catchup=latest"),
         ("%%car_task x --overlap ", "%%car_task x --overlap allow"),
+        ("%%car_task x --after pri", "%%car_task x --after prices"),
         ("%car pre", "%car preview"),
         ("%car run pri", "%car run prices"),
         ("%car run prices.", "%car run prices.eu"),
