@@ -1,6 +1,6 @@
 """Ours, the floor and the peers in one run: `python -m tests.bench`, with their environments `make bench`.
 
-A full run writes its table into README.md. Every measurement is told as it ends, and kept in a log.
+A full run writes its table into README.md. Every measurement is told as it ends, and kept in a log; Ctrl-C ends it with what there is.
 Nothing passes or fails by being quick; a measurement that did not do all its work is a failure in the table.
 """
 
@@ -32,7 +32,10 @@ def main() -> None:
 
         versions = {contestant: version_of(contestant, Path(name)) for contestant in contestants}
         rounds = Rounds(Path(name), asked.quick, tell)
-        rounds.run(rows, contestants, asked.rounds)
+        try:
+            rounds.run(rows, contestants, asked.rounds)
+        except KeyboardInterrupt:
+            tell("stopped: what was not reached stands in the table as not measured")
     text = report.page(rounds.found, rows, contestants, versions, asked.rounds)
     print(text)
     print(f"\n{(time.monotonic() - began) / 60:.1f} min", file=sys.stderr)
