@@ -1,6 +1,7 @@
 """Ours, the floor and the peers in one run: `python -m tests.bench`, with their environments `make bench`.
 
-A full run writes its table into README.md. Every measurement is told as it ends, and kept in a log; Ctrl-C ends it with what there is.
+A full run writes its table into README.md. Every measurement is told as it ends, and kept in a log; Ctrl-C ends it
+with what there is.
 Nothing passes or fails by being quick; a measurement that did not do all its work is a failure in the table.
 """
 
