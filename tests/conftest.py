@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.scale import LONG
+
 HERE = Path(__file__).parent
 # Playwright's synchronous interface keeps an event loop running in the main thread, which no other test could bear.
 ORDER = ["unit", "kernel", "crash", "bench", "browser"]
@@ -25,7 +27,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(folder)
         if folder == "browser" and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(BROWSER_TIMEOUT_S))
+    if not LONG:
+        items[:] = [item for item in items if not _is_covered(item)]
     items.sort(key=lambda item: ORDER.index(folder_of(item)))
+
+
+def _is_covered(item: pytest.Item) -> bool:
+    """Tell whether the other loop on the other store says as much: a quarter of the cases, for the long run."""
+    given = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+    return given.get("anyio_backend") == "trio" and given.get("store") == "sqlite"
 
 
 def folder_of(item: pytest.Item) -> str:
