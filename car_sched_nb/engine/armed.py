@@ -158,9 +158,15 @@ def _newest(passed: Passed, status: Status, reason: str) -> Plan:
     return Plan(passed.last.slot, passed.last, passed.first, passed.slots - 1, status, reason)
 
 
-def transaction(task: Task, now_us: int, **what: Any) -> Settle:
-    """Return a settling transaction that holds for this very definition of a task; see `Settle` for the rest."""
-    return Settle(task_id=task.id, revision=task.revision, version=task.version, now=now_us, **what)
+def transaction(task: Task, now_us: int, *, claim: Row | None = None, **what: Any) -> Settle:
+    """Return a settling transaction that holds for this very definition of a task; see `Settle` for the rest.
+
+    A claim needs the task free, unless its runs may overlap, or it stands in the queue until it is.
+    """
+    free = claim is not None and task.overlap != "allow" and claim.wait_reason != "queue"
+    return Settle(
+        task_id=task.id, revision=task.revision, version=task.version, now=now_us, free=free, claim=claim, **what
+    )
 
 
 def settle(armed: Armed, plan: Plan, now_us: int, claim: Row | None) -> Settle:
@@ -181,7 +187,6 @@ def settle(armed: Armed, plan: Plan, now_us: int, claim: Row | None) -> Settle:
         expected=armed.cursor,
         cursor=plan.cursor,
         next_at=following.at_us if following else None,
-        free=claim is not None and task.overlap != "allow" and claim.wait_reason != "queue",
         max_runs=task.max_runs,
         claim=claim,
         gap=gap,

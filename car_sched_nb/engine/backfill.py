@@ -104,7 +104,7 @@ class Backfill:
                 attempt=attempt,
                 cause=Cause.BACKFILL,
             )
-            op = transaction(task, now_us, by_hand=True, free=task.overlap != "allow", claim=run.row)
+            op = transaction(task, now_us, by_hand=True, claim=run.row)
             if await self._running.claim(run, op):
                 if self.scope.cancel_called:  # while the claim was being written
                     self._running.stop(run, Status.CANCELLED)

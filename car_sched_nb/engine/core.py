@@ -174,7 +174,6 @@ class Engine:
             cursor=cursor,
             next_at=following.at_us if following else None,
             by_hand=True,
-            free=False,
         )
         self._submit(armed, op, None, won)
         return True
@@ -298,6 +297,7 @@ class Engine:
             armed.waits = missing
             if missing:
                 self.running.tell("waits", armed.task, text=missing)
+                self.notify()  # it counts as due no more
         return missing is not None
 
     def recheck(self) -> None:
@@ -342,7 +342,6 @@ class Engine:
             now_us,
             expected=armed.cursor,
             cursor=cursor,
-            free=run is not None and task.overlap != "allow" and run.row.wait_reason != "queue",
             max_runs=task.max_runs,
             claim=run.row if run else None,
             gap=gap,
@@ -444,6 +443,7 @@ class Engine:
             assert stored is not None
             self.arm(stored, armed.remaining)
             self.look(armed)
+            self.notify()  # what was due here was settled there
 
     def take_over(self, armed: Armed, execution: Execution) -> None:
         """Plan an execution that waits without an owner, or call it missed when that is too late."""

@@ -42,7 +42,6 @@ class Neighbours:
         self._store = store
         self._writer = writer
         self._clock = clock
-        self._spawn = spawn
         self._namespace = namespace
         self._skipped = 0
         self._foreign = 0

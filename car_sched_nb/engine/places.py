@@ -21,8 +21,10 @@ class Places:
         return True
 
     def when_free(self, go: Callable[[], bool]) -> None:
-        """Call `go` with a place taken as soon as one is free; it gives the place back by returning False."""
+        """Call `go` with a place taken as soon as one is free, maybe at once; it gives it back by returning False."""
         self._line.append(go)
+        if self.take():
+            self.give_back()
 
     def give_back(self) -> None:
         """Give a place to the next in the line, or keep it free."""

@@ -22,13 +22,7 @@ from car_sched_nb.errors import InvalidInput, SchedulerClosed, StoreError, Unkno
 from car_sched_nb.loops import Spawn, soon_caller
 from car_sched_nb.model import Cause, Execution, Status, Task, Trigger, from_us, to_us
 from car_sched_nb.output import Output, current_output
-from car_sched_nb.runners.base import (
-    Runner,
-    SharedInfra,
-    Upstream,
-    Work,
-    current_runtime,
-)
+from car_sched_nb.runners.base import Runner, SharedInfra, Upstream, Work, current_runtime
 from car_sched_nb.store import records
 from car_sched_nb.store.ops import Call, Finish, Settle, Settled, Start
 from car_sched_nb.store.sqlite import SqliteStore
@@ -219,8 +213,6 @@ class Running:
 
     def take_over(self, task: Task, found: Execution) -> None:
         """Plan a waiting execution that has no owner; whoever starts it owns it."""
-        if found.execution_id in self.runs.get(task.id, {}):
-            return
         row = new_row(
             task,
             (found.slot, found.occurrence_id, found.execution_id),
@@ -268,11 +260,8 @@ class Running:
         if waits_for_loop:
             run.wait_reason = "kernel busy"
             self._work_on(run)
-        elif not self._places.take():
-            self._stand_in_line(run)
         else:
-            run.holds_place = True
-            self._start(run)
+            self._stand_in_line(run)
 
     def _stand_in_line(self, run: Run) -> None:
         def go() -> bool:
@@ -282,8 +271,9 @@ class Running:
             self._start(run)
             return True
 
-        run.wait_reason = "limit"
         self._places.when_free(go)
+        if run.idle:
+            run.wait_reason = "limit"
 
     def _start_op(self, run: Run) -> Start:
         return Start(
@@ -338,11 +328,14 @@ class Running:
 
     def _start_later(self, run: Run, error: BaseException | None = None) -> None:
         if error is not None:
-            self.trouble(run.task, "start", error, f"the store did not take the start of {run.execution_id}: {error}")
+            self._start_refused(run, error)
         run.wait_reason = run.row.wait_reason
         if run.queued:
             self._others_in_queue(run)
         self.later(run, self._clock.now_us() + int(AGAIN_S * 1e6))
+
+    def _start_refused(self, run: Run, error: BaseException) -> None:
+        self.trouble(run.task, "start", error, f"the store did not take the start of {run.execution_id}: {error}")
 
     def forget(self, run: Run) -> None:
         """Leave an execution to whoever has it now."""
@@ -449,8 +442,7 @@ class Running:
             try:
                 started: bool = await self._writer.write(self._start_op(run))
             except StoreError as error:
-                said = f"the store did not take the start of {run.execution_id}: {error}"
-                self.trouble(run.task, "start", error, said)
+                self._start_refused(run, error)
                 await anyio.sleep(AGAIN_S)
             else:
                 self.well(run.task, "start")

@@ -31,7 +31,7 @@ from car_sched_nb.engine.watch import Watcher, cursor_of
 from car_sched_nb.errors import CarError, DefinitionChanged, SchedulerClosed, StoreError, TaskPaused
 from car_sched_nb.executors.loop import LoopHost, OwnLoop
 from car_sched_nb.loops import soon_caller, spawner
-from car_sched_nb.model import Execution, Status, Task, Trigger, same_slots, to_us
+from car_sched_nb.model import Execution, Status, Task, Trigger, same_slots
 from car_sched_nb.output import route_streams
 from car_sched_nb.runners.base import AgentRunner, Runner, SharedInfra
 from car_sched_nb.runners.python import PythonRunner
@@ -43,7 +43,7 @@ from car_sched_nb.store.owners import Owner, reconcile, sweep, whoami
 from car_sched_nb.store.records import Defined
 from car_sched_nb.store.sqlite import MEMORY, SqliteStore
 from car_sched_nb.store.writer import Writer
-from car_sched_nb.triggers import Fire, next_fire, schedule_of
+from car_sched_nb.triggers import Fire
 from car_sched_nb.when import parse_instant
 
 _TRIES = 10
@@ -565,15 +565,13 @@ class Scheduler:
         return True
 
     async def _skip_paused(self, task: Task) -> None:
-        plan = schedule_of(task)
         now_us = self.clock.now_us()
-        if plan is None or next_fire(task, plan, task.cursor) is None:
-            return
-        passed = plan.passed(task.cursor, min(now_us, to_us(task.until_at)) if task.until_at else now_us)
+        armed = Armed(msgspec.structs.replace(task, enabled=True))  # what it would have run
+        passed = armed.passed(now_us)
         if passed is None:
             return
         gap = Plan(passed.last.slot, None, passed.first, passed.slots, Status.SKIPPED, "paused")
-        op = msgspec.structs.replace(settle(Armed(task), gap, now_us, None), by_hand=True)
+        op = msgspec.structs.replace(settle(armed, gap, now_us, None), by_hand=True)
         await self.writer.write(op)
 
     def _take(self, name: str) -> None:

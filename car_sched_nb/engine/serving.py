@@ -126,7 +126,6 @@ class Serving:
             expected=expected,
             cursor=cursor,
             next_at=following.at_us if following else None,
-            free=task.overlap != "allow" and run.row.wait_reason != "queue",
             by_hand=run.row.cause == Cause.HAND and cursor is None,
             claim=run.row,
         )
@@ -179,7 +178,7 @@ class Serving:
             trigger=Trigger.MANUAL,
             reason="overlap",
         )
-        await self._writer.write(transaction(task, now_us, by_hand=True, free=False, gap=row))
+        await self._writer.write(transaction(task, now_us, by_hand=True, gap=row))
         execution = row_execution(task, row)
         self._running.tell("gap", task, execution=execution)
         return execution

@@ -1,12 +1,15 @@
 """Where a task stands still: paused after failures in a row, in the line at the limit; and waiting for its end."""
 
 from datetime import timedelta
+from pathlib import Path
 
 import anyio
+import anyio.lowlevel
 import pytest
 
-from car_sched_nb.errors import UnknownTask
-from car_sched_nb.model import Trigger
+from car_sched_nb.errors import StoreError, UnknownTask
+from car_sched_nb.model import Task, Trigger
+from car_sched_nb.runners.python import PythonRunner
 from car_sched_nb.store.sqlite import SqliteStore
 from tests.unit.world import (
     HOUR,
@@ -225,3 +228,47 @@ async def test_a_follower_that_waits_for_names_is_told_of(store: SqliteStore):
         await s.add(follower("up"))
         s.runners["agent"].missing = lambda task: "df is not defined"  # type: ignore[method-assign]
         assert ("task", "df is not defined") in s.waiting_for_names()
+
+
+async def test_a_place_that_becomes_free_while_a_claim_is_written_goes_to_that_claim(store: SqliteStore):
+    script = Script(held=True)
+    async with running(store, script, max_running=1) as s, anyio.create_task_group() as group:
+        for name in "ab":
+            await s.add(agent(name))
+        await s.run_now("a")
+        await rest(s)
+        group.start_soon(s.run_now, "b")
+        await anyio.lowlevel.checkpoint()
+        script.let_go()  # before the claim is answered, which found no place
+        await rest(s)
+        assert [o.task for o in script.seen] == ["a", "b"]
+
+
+async def test_whoever_waits_learns_that_what_was_due_waits_for_names():
+    clock, names = clock_at(), {"there": 1}
+    async with running(":memory:", python=PythonRunner(names), clock=clock) as s:
+        await s.add(Task("task", "there", Trigger.INTERVAL, "1m"))
+        await s.wait()
+        del names["there"]
+        async with anyio.create_task_group() as group:
+            group.start_soon(s.wait)
+            clock.set(clock.now_us() + 60_000_000)  # it waits before the engine has looked
+        assert [e.slot for e in s.executions()] == ["0"]
+
+
+async def test_whoever_waits_learns_that_what_was_due_was_settled_elsewhere(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    clocks = clock_at(), clock_at()
+    first, second = Script(), Script()
+    async with running(str(path), first, clock=clocks[0]) as a, running(str(path), second, clock=clocks[1]) as b:
+        for s in (a, b):
+            await s.add(every("1m", first="next"))
+        with monkeypatch.context() as broken:
+            broken.setattr(b.engine, "due", lambda armed: b.engine.refused(armed, StoreError("locked")))
+            clocks[1].set(clocks[1].now_us() + 60_000_000)
+            await anyio.sleep(0.01)
+        async with anyio.create_task_group() as group:
+            group.start_soon(b.wait)
+            await pass_time(MINUTE, a)
+        assert len(first.slots + second.slots) == 1
