@@ -25,6 +25,13 @@ class UnknownTask(CarError, KeyError):
         return str(self.args[0])
 
 
+class UnknownExecution(CarError, LookupError):
+    """Raised when the history of the namespace has no such execution."""
+
+    def __init__(self, execution_id: str) -> None:
+        super().__init__(f"no execution is {execution_id!r}; car.history() is indexed by their ids")
+
+
 class UnknownRunner(CarError, LookupError):
     """Raised when a task names a runner that this scheduler does not have."""
 

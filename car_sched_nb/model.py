@@ -66,6 +66,8 @@ class Cause(StrEnum):
 
 
 LIVE = frozenset({Status.WAITING, Status.RUNNING})
+UNDONE = frozenset({Status.FAILED, Status.TIMED_OUT, Status.CANCELLED, Status.INTERRUPTED})
+"""Ended, and its occurrence may be tried again."""
 
 
 class Execution(msgspec.Struct, frozen=True, kw_only=True):
@@ -159,6 +161,8 @@ class Task(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     until: str = ""
     max_failures: int = 0
     on_crash: str = "leave"
+    notify: str = ""
+    """What is worth a notice: some of `NOTICES` by commas, `none`, or empty for a failure and the recovery from it."""
     after: str = ""
     """Names of the tasks that this one follows, one a line."""
     when: str = "completed"
@@ -185,6 +189,13 @@ class Task(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     failures: int = 0
     """Occurrences that failed since the last one that completed."""
 
+    def notifies(self, kind: str) -> bool:
+        """Tell whether one of `NOTICES` is wanted of this task."""
+        return kind in (self.notify or "failed,recovered").split(",")
+
+
+NOTICES = ("failed", "recovered", "completed")
+"""The first failure in a row, the first success after failures, and each success."""
 
 STATE = frozenset(
     "id namespace status created_at last_run_at run_count executions enabled revision version cursor "

@@ -12,7 +12,7 @@ import msgspec
 
 from car_sched_nb.cadence import parse_phrase
 from car_sched_nb.errors import InvalidInput, nearest
-from car_sched_nb.model import Task, Trigger
+from car_sched_nb.model import NOTICES, Task, Trigger
 
 
 class Option(msgspec.Struct, frozen=True):
@@ -24,6 +24,8 @@ class Option(msgspec.Struct, frozen=True):
     values: tuple[str, ...] = ()
     """What Tab offers; with `closed` nothing else is accepted."""
     closed: bool = False
+    bare: str = ""
+    """What it means without a value; empty when it needs one."""
     many: bool = False
     """It may be given several times, or with several values."""
     group: str = "policy"
@@ -141,6 +143,13 @@ OPTIONS: tuple[Option, ...] = (
         ("leave", "retry"),
         True,
     ),
+    Option(
+        "notify",
+        "[WHAT]",
+        "what is worth a notice: failed,recovered (default; each series once), completed, or none; alone: all",
+        (*NOTICES, "none"),
+        bare=",".join(NOTICES),
+    ),
     Option("no-run", "", "only define a task that has no trigger; do not run it now", group="mode"),
     Option("test", "", "run it once in this cell and store nothing", group="mode"),
     Option("dry-run", "", "show what would be defined and store nothing", group="mode"),
@@ -202,7 +211,9 @@ def parse_line(line: str) -> tuple[str, dict[str, Any]]:
                 raise InvalidInput(f"{option.flag} takes no value; write {option.flag}")
             _put(given, option, True)
             continue
-        if not equals:
+        if not equals and option.bare and not _is_a_value(option, words[position : position + 1]):
+            value = option.bare
+        elif not equals:
             if position >= len(words) or words[position].startswith("--"):
                 raise InvalidInput(f"{option.flag} needs a value: {option.flag} {option.metavar} ({option.help})")
             value, position = words[position], position + 1
@@ -212,6 +223,10 @@ def parse_line(line: str) -> tuple[str, dict[str, Any]]:
             _put(given, option, words[position])
             position += 1
     return _only_name(loose), given
+
+
+def _is_a_value(option: Option, following: list[str]) -> bool:
+    return bool(following) and {*following[0].split(",")} <= {*option.values}
 
 
 def split_words(line: str) -> list[str]:
@@ -280,6 +295,8 @@ def _put_header(given: dict[str, Any], option: Option, text: str) -> None:
             raise InvalidInput(f"'#| {option.name}:' is true or false, not {text!r}")
         if text.lower() not in ("false", "no"):
             _put(given, option, True)
+    elif option.bare and text.lower() in ("", "true", "yes"):
+        _put(given, option, option.bare)
     elif option.many:
         for value in split_words(text):
             _put(given, option, value)
@@ -296,7 +313,9 @@ def make_task(name: str, prompt: str, given: Mapping[str, Any]) -> Task:
     InvalidInput
         For two triggers, and for options that do not go together.
     """
-    values = dict(given)
+    values: dict[str, Any] = {
+        key: BY_NAME[key].bare if value is True and BY_NAME[key].bare else value for key, value in given.items()
+    }
     for key, value in values.items():
         _check_closed(BY_NAME[key], value)
     when = _trigger(values)

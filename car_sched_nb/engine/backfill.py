@@ -13,7 +13,7 @@ from car_sched_nb.engine.core import Engine
 from car_sched_nb.engine.run import Run
 from car_sched_nb.engine.running import Running
 from car_sched_nb.errors import InvalidInput
-from car_sched_nb.model import Cause, Status, Task, Trigger, to_us
+from car_sched_nb.model import Cause, Execution, Status, Task, Trigger, to_us
 from car_sched_nb.occurrence import execution_id, occurrence_id, slot_text
 from car_sched_nb.store import records
 from car_sched_nb.store.sqlite import SqliteStore
@@ -21,14 +21,14 @@ from car_sched_nb.triggers import Fire, Schedule, schedule_of
 
 _AT_A_TIME = 32  # of a task whose runs may overlap
 _AGAIN_S = 0.25
-_PLANNED = (Trigger.INTERVAL, Trigger.CRON, Trigger.ONCE)
+PLANNED = (Trigger.INTERVAL, Trigger.CRON, Trigger.ONCE)
 
 
 class Backfill:
     """The slots of one task that are run after all, oldest first."""
 
     def __init__(self, engine: Engine, running: Running, store: SqliteStore, task: Task) -> None:
-        if task.trigger not in _PLANNED:
+        if task.trigger not in PLANNED:
             raise InvalidInput(f"{task.name} has no planned slots to fill in; run it now: %car run {task.name}")
         if missing := running.runner_of(task).missing(task):
             # A slot that fails for it would be used up.
@@ -43,22 +43,33 @@ class Backfill:
     async def find(self, start_us: int, end_us: int) -> int:
         """Find the slots between two instants that were missed or skipped and not run since; return how many."""
         found = await anyio.to_thread.run_sync(lambda: [*self._gaps(start_us, end_us)])
+        return self._take(found)
+
+    async def find_gap(self, row: Execution) -> int:
+        """Find the slots that one `missed` or `skipped` row stands for and that were not run since; return how many."""
+        found = await anyio.to_thread.run_sync(lambda: [*self._gap(row.slot, row.slots, to_us(row.scheduled_at))])
+        return self._take(found)
+
+    def _take(self, found: list[Fire]) -> int:
         self._slots = [fire for fire in found if self._attempt(fire) is not None]
         return len(self._slots)
 
     def _gaps(self, start_us: int, end_us: int) -> Iterator[Fire]:
-        task, plan = self.task, schedule_of(self.task)
-        assert plan is not None
         sql = """SELECT slot, slots, scheduled_at FROM executions WHERE task_id = ? AND status IN ('missed', 'skipped')
             AND cause = 'slot' ORDER BY seq"""
-        prefix = slot_text(task.revision, "")
-        for slot, slots, at_us in self._store.rows(sql, task.id):
-            # A schedule that was changed since has other slots: what its predecessors missed cannot be planned again.
-            if at_us <= end_us and str(slot).startswith(prefix) and (prefix or not str(slot).startswith("r")):
-                for fire in _series(plan, Fire(str(slot).removeprefix(prefix), at_us), slots, start_us):
+        for slot, slots, at_us in self._store.rows(sql, self.task.id):
+            if at_us <= end_us:
+                for fire in self._gap(slot, slots, at_us, start_us):
                     if fire.at_us > end_us:
                         break
                     yield fire
+
+    def _gap(self, slot: str, slots: int, at_us: int, start_us: int = 0) -> Iterator[Fire]:
+        plan, prefix = schedule_of(self.task), slot_text(self.task.revision, "")
+        assert plan is not None
+        # A schedule that was changed since has other slots: what its predecessors missed cannot be planned again.
+        if slot.startswith(prefix) and (prefix or not slot.startswith("r")):
+            yield from _series(plan, Fire(slot.removeprefix(prefix), at_us), slots, start_us)
 
     def _attempt(self, fire: Fire) -> int | None:
         """Return the number that a slot's attempt has, or None when it was served."""

@@ -11,7 +11,7 @@ import msgspec
 from car_sched_nb import files
 from car_sched_nb.durations import format_duration, parse_duration
 from car_sched_nb.errors import InvalidInput, UnknownRunner
-from car_sched_nb.model import Task, Trigger, check_name
+from car_sched_nb.model import NOTICES, Task, Trigger, check_name
 from car_sched_nb.runners.base import Runner
 from car_sched_nb.triggers import check_trigger
 
@@ -55,13 +55,21 @@ def checked(task: Task, runners: Mapping[str, Runner]) -> Task:
             raise InvalidInput(f"--{name.replace('_', '-')} is a whole number from 0, not {getattr(task, name)}")
     if task.retry_delay and not task.retries:
         raise InvalidInput("--retry-delay goes with --retries; add --retries 3, or leave --retry-delay away")
-    task = check_trigger(task)
+    task = msgspec.structs.replace(check_trigger(task), notify=_notices(task.notify))
     _check_goes_with(task)
     _check_jitter(task)
     if task.trigger is Trigger.FILE_WATCH:
         task = msgspec.structs.replace(task, watch_path=files.resolve(task.watch_path))
     runners[task.runner].check(task)
     return task
+
+
+def _notices(given: str) -> str:
+    """Return what is worth a notice in its one spelling."""
+    wanted = {*given.replace(",", " ").split()}
+    if wanted != {"none"} and not wanted <= {*NOTICES}:
+        raise InvalidInput(f"--notify is none, or some of {','.join(NOTICES)}, not {given!r}")
+    return ",".join(kind for kind in (*NOTICES, "none") if kind in wanted)
 
 
 def _check_goes_with(task: Task) -> None:

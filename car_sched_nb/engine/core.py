@@ -490,6 +490,8 @@ class Engine:
         if task is not None and (task.revision, task.version) == (armed.task.revision, armed.task.version):
             return False
         self.disarm(armed.task.id)
+        note = partial(records.note_disarmed, owner=self.running.owner, task_id=armed.task.id)
+        self._writer.submit(Call(note), lambda answer: None)
         self.running.let_wait(armed.task.id)
         self.running.tell(
             "disarmed", armed.task, text="it was changed or deleted elsewhere; run its cell to arm it here"

@@ -18,7 +18,7 @@ from car_sched_nb import files
 from car_sched_nb.clock import Clock, SystemClock
 from car_sched_nb.engine.after import Followers
 from car_sched_nb.engine.armed import Armed, Plan, settle
-from car_sched_nb.engine.backfill import Backfill, bounds_us
+from car_sched_nb.engine.backfill import PLANNED, Backfill, bounds_us
 from car_sched_nb.engine.check import checked
 from car_sched_nb.engine.core import Engine
 from car_sched_nb.engine.events import Event, Events
@@ -28,10 +28,19 @@ from car_sched_nb.engine.run import Run
 from car_sched_nb.engine.running import Running
 from car_sched_nb.engine.serving import Serving
 from car_sched_nb.engine.watch import Watcher, cursor_of
-from car_sched_nb.errors import CarError, DefinitionChanged, SchedulerClosed, StoreError, TaskPaused
+from car_sched_nb.errors import (
+    CarError,
+    DefinitionChanged,
+    InvalidInput,
+    SchedulerClosed,
+    StoreError,
+    TaskPaused,
+    UnknownExecution,
+    UnknownTask,
+)
 from car_sched_nb.executors.loop import LoopHost, OwnLoop
 from car_sched_nb.loops import soon_caller, spawner
-from car_sched_nb.model import Execution, Status, Task, Trigger, same_slots
+from car_sched_nb.model import Cause, Execution, Status, Task, Trigger, same_slots
 from car_sched_nb.output import route_streams
 from car_sched_nb.runners.base import AgentRunner, Runner, SharedInfra
 from car_sched_nb.runners.python import PythonRunner
@@ -261,7 +270,7 @@ class Scheduler:
         for task in tasks:
             self.engine.arm(task, remaining)
         self._follow_states(tasks)
-        await self._call(_note_armed, self._owner.id, [task.id for task in tasks])
+        await self._call(records.note_armed, self._owner.id, [task.id for task in tasks])
         self._neighbours.take_over()
         for task in tasks:
             self.running.tell("armed", task)
@@ -273,7 +282,7 @@ class Scheduler:
     async def _disarm(self, task: Task) -> None:
         self.engine.disarm(task.id)
         self._follow_states([task])
-        await self._call(_note_disarmed, self._owner.id, task.id)
+        await self._call(records.note_disarmed, self._owner.id, task.id)
 
     def _follow_states(self, changed: Iterable[Task]) -> None:
         triggers = {task.trigger for task in changed}
@@ -327,6 +336,10 @@ class Scheduler:
         planned = [one for one in armed if one.next_fire or one.task.watch_path or one.task.after]
         return [(one.task.name, one.waits or "") for one in planned if self.engine.waits_for_names(one)]
 
+    def armed_elsewhere(self) -> dict[str, str]:
+        """Return who else plans tasks of this namespace: other owners' names, by task id."""
+        return records.armed_by_others(self.store, self.namespace, self.owner)
+
     def live(self, name: str | None = None) -> list[Run]:
         """Return what runs or waits here now."""
         runs = [run for runs in self.running.runs.values() for run in runs.values()]
@@ -369,15 +382,60 @@ class Scheduler:
             Aware datetimes, or text as for `--at`, in the task's zone; both included. Open: from the task's creation,
             until now.
         """
-        task = self.task(name)
-        now_us = self.clock.now_us()
+        task, now_us = self.task(name), self.clock.now_us()
         period = [parse_instant(given, now_us=now_us, zone=task.tz or None) for given in (start, end)]
         backfill = Backfill(self.engine, self.running, self.store, task)
-        count = await backfill.find(*bounds_us(period[0], period[1], task, now_us))
+        return self._begin(backfill, await backfill.find(*bounds_us(period[0], period[1], task, now_us)))
+
+    async def run_slot(self, execution_id: str) -> int:
+        """Run what a `missed` or `skipped` row stands for, in the background; return how many slots that are.
+
+        Slots of a plan run as `backfill` runs them; any other is run now, as an occurrence of its own.
+
+        Raises
+        ------
+        InvalidInput, UnknownTask, UnknownExecution
+            When there is nothing of it left to run.
+        """
+        execution, task = self._recorded(execution_id)
+        if execution.status not in (Status.MISSED, Status.SKIPPED):
+            raise InvalidInput(f"it is {execution.status.value}, not missed or skipped; run the task: run_now")
+        if execution.cause is not Cause.SLOT or task.trigger not in PLANNED:
+            await self._serving.by_hand(task, execution.params)
+            return 1
+        backfill = Backfill(self.engine, self.running, self.store, task)
+        count = await backfill.find_gap(execution)
+        if not count:
+            raise InvalidInput("it has run meanwhile, or its schedule was changed since; run the task: run_now")
+        return self._begin(backfill, count)
+
+    def _begin(self, backfill: Backfill, count: int) -> int:
         if count:
             self._backfills.append(backfill)
             self._group.start_soon(self._backfill, backfill)
         return count
+
+    async def retry(self, execution_id: str) -> Execution:
+        """Start the next attempt at an occurrence that failed; return it once it is claimed.
+
+        Any execution that timed out, was cancelled or interrupted may be tried again too, with its own params.
+
+        Raises
+        ------
+        InvalidInput, UnknownTask, UnknownExecution
+            When it did not fail, runs again already, or its task runs.
+        """
+        return (await self._serving.once_more(*self._recorded(execution_id))).execution
+
+    def _recorded(self, execution_id: str) -> tuple[Execution, Task]:
+        """Return an execution of this namespace and its task."""
+        execution = records.execution(self.store, execution_id)
+        if execution is None or execution.namespace != self.namespace:
+            raise UnknownExecution(execution_id)
+        task = records.by_id(self.store, execution.task_id)
+        if task is None:
+            raise UnknownTask(execution.task)
+        return execution, task
 
     async def _backfill(self, backfill: Backfill) -> None:
         try:
@@ -663,12 +721,3 @@ async def _last_attempt(run: Run) -> Execution:
         run = run.next_attempt
         await run.wait_over()
     return run.execution
-
-
-def _note_armed(db: Any, owner: str, task_ids: list[str]) -> None:
-    ids = msgspec.json.encode(task_ids).decode()
-    db.execute("INSERT OR IGNORE INTO armed (owner, task_id) SELECT ?, value FROM json_each(?)", (owner, ids))
-
-
-def _note_disarmed(db: Any, owner: str, task_id: str) -> None:
-    db.execute("DELETE FROM armed WHERE owner = ? AND task_id = ?", (owner, task_id))

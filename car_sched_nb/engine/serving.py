@@ -16,11 +16,11 @@ from car_sched_nb.engine.armed import new_row, transaction
 from car_sched_nb.engine.run import Run, row_execution
 from car_sched_nb.engine.running import Running
 from car_sched_nb.engine.watch import cursor_of, parts_of
-from car_sched_nb.errors import DefinitionChanged, TaskPaused, UnknownTask
-from car_sched_nb.model import LIVE, Cause, Execution, Status, Task, Trigger
+from car_sched_nb.errors import DefinitionChanged, InvalidInput, TaskPaused, UnknownTask
+from car_sched_nb.model import LIVE, UNDONE, Cause, Execution, Status, Task, Trigger, to_us
 from car_sched_nb.occurrence import execution_id, manual_slot, occurrence_id, slot_text
 from car_sched_nb.store import records, upstream
-from car_sched_nb.store.ops import Settle
+from car_sched_nb.store.ops import Row, Settle
 from car_sched_nb.store.sqlite import SqliteStore
 from car_sched_nb.store.upstream import End
 from car_sched_nb.store.writer import Writer
@@ -136,11 +136,10 @@ class Serving:
             now_us = self._clock.now_us()
             slot = manual_slot()
             occurrence = occurrence_id(task.id, Trigger.MANUAL, slot)
-            ids = (slot, occurrence, execution_id(occurrence, 1))
             queue = task.overlap == "queue" and bool(self._running.of(task.id))
             run = self._running.new_run(
                 task,
-                ids,
+                (slot, occurrence, execution_id(occurrence, 1)),
                 now_us,
                 now_us,
                 cause=Cause.HAND,
@@ -154,9 +153,42 @@ class Serving:
             if (again.revision, again.version) != (task.revision, task.version):
                 task = again
             elif task.overlap not in ("queue", "replace") or not self._running.of(task.id):
-                return await self._skip_by_hand(again, ids, now_us)
+                return await self._skip_by_hand(again, run.row, now_us)
             elif task.overlap == "replace":
                 await self._replace(task)
+        raise DefinitionChanged(task.name)
+
+    async def once_more(self, ended: Execution, task: Task) -> Run:
+        """Claim the next attempt at an occurrence whose last one did not complete."""
+        if ended.status not in UNDONE or not ended.attempt:
+            raise InvalidInput(f"it is {ended.status.value}, and nothing of it failed; run the task: run_now")
+        for _ in range(_TRIES):
+            now_us, tried = self._clock.now_us(), records.attempts(self._store, ended.occurrence_id)
+            if (newest := tried[-1]).status not in UNDONE:
+                raise InvalidInput(f"its attempt {newest.attempt} is {newest.status.value} already")
+            attempt = newest.attempt + 1
+            queue = task.overlap == "queue" and bool(self._running.of(task.id))
+            run = self._running.new_run(
+                task,
+                (ended.slot, ended.occurrence_id, execution_id(ended.occurrence_id, attempt)),
+                to_us(ended.scheduled_at),
+                now_us,
+                attempt=attempt,
+                cause=Cause.HAND,  # asked for: neither a pause nor a changed definition holds it up
+                trigger=ended.trigger,
+                params=ended.params,
+                upstream=msgspec.json.encode(ended.upstream).decode() if ended.upstream else None,
+                wait=("queue", None) if queue else None,
+            )
+            if await self._running.claim(run, self._claim_op(task, run, now_us, None, None)):
+                return run
+            again = self._again(task)
+            if (again.revision, again.version) != (task.revision, task.version):
+                task = again
+            elif task.overlap == "replace" and self._running.of(task.id):
+                await self._replace(task)
+            else:
+                raise InvalidInput(f"{task.name} is running; cancel it, or try again when it has ended")
         raise DefinitionChanged(task.name)
 
     async def _replace(self, task: Task) -> None:
@@ -167,10 +199,11 @@ class Serving:
         for run in runs:
             await run.wait_over()
 
-    async def _skip_by_hand(self, task: Task, ids: tuple[str, str, str], now_us: int) -> Execution:
+    async def _skip_by_hand(self, task: Task, claim: Row, now_us: int) -> Execution:
         row = new_row(
             task,
-            ids,
+            (claim.slot, claim.occurrence_id, claim.execution_id),
+            params=claim.params,
             status=Status.SKIPPED,
             scheduled_at=now_us,
             finished_at=now_us,

@@ -353,6 +353,24 @@ def in_progress(store: SqliteStore, task_id: str) -> bool:
     return bool(store.rows(sql, task_id))
 
 
+def note_armed(db: apsw.Connection, owner: str, task_ids: list[str]) -> None:
+    """Note that an owner plans these tasks."""
+    ids = msgspec.json.encode(task_ids).decode()
+    db.execute("INSERT OR IGNORE INTO armed (owner, task_id) SELECT ?, value FROM json_each(?)", (owner, ids))
+
+
+def note_disarmed(db: apsw.Connection, owner: str, task_id: str) -> None:
+    """Note that an owner plans a task no more."""
+    db.execute("DELETE FROM armed WHERE owner = ? AND task_id = ?", (owner, task_id))
+
+
+def armed_by_others(store: SqliteStore, namespace: str, owner: str) -> dict[str, str]:
+    """Return the names of other owners that plan tasks of a namespace, by task id."""
+    sql = """SELECT a.task_id, o.name FROM armed a JOIN owners o ON o.id = a.owner JOIN tasks t ON t.id = a.task_id
+        WHERE o.ended_at IS NULL AND o.id != ? AND t.namespace = ? AND t.deleted_at IS NULL"""
+    return dict(store.rows(sql, owner, namespace))
+
+
 def unowned(store: SqliteStore, namespace: str) -> list[Execution]:
     """Return what waits in a namespace and has no owner, oldest first."""
     found = f"e.seq IN (SELECT seq FROM executions INDEXED BY live WHERE {_UNOWNED})"
