@@ -19,6 +19,8 @@ from car_sched_nb.store import records
 from car_sched_nb.store.sqlite import SqliteStore
 from car_sched_nb.triggers import Fire, Schedule, schedule_of
 
+MOST_OF_A_ROW = 1000
+"""Slots that one click may start: more are asked for by their period."""
 _AT_A_TIME = 32  # of a task whose runs may overlap
 _AGAIN_S = 0.25
 PLANNED = (Trigger.INTERVAL, Trigger.CRON, Trigger.ONCE)

@@ -260,11 +260,12 @@ class Engine:
         overlap, task_id = armed.task.overlap, armed.task.id
         if overlap == "allow":
             return decide(armed, passed, now_us, busy=False)
-        busy = self.running.occupied(task_id) or armed.elsewhere
         if overlap == "queue":
             waiting = any(run.queued and run.row.cause == Cause.SLOT for run in self.running.of(task_id))
             armed.behind = armed.behind or waiting
             return None if waiting else decide(armed, passed, now_us, busy=False)
+        # A queue that an earlier definition left is in the way too.
+        busy = bool(self.running.of(task_id)) or armed.elsewhere
         if overlap == "replace" and busy:
             armed.replacing = True
             self._replace(armed)

@@ -18,7 +18,7 @@ from car_sched_nb import files
 from car_sched_nb.clock import Clock, SystemClock
 from car_sched_nb.engine.after import Followers
 from car_sched_nb.engine.armed import Armed, Plan, settle
-from car_sched_nb.engine.backfill import PLANNED, Backfill, bounds_us
+from car_sched_nb.engine.backfill import MOST_OF_A_ROW, PLANNED, Backfill, bounds_us
 from car_sched_nb.engine.check import checked
 from car_sched_nb.engine.core import Engine
 from car_sched_nb.engine.events import Event, Events
@@ -403,6 +403,10 @@ class Scheduler:
         if execution.cause is not Cause.SLOT or task.trigger not in PLANNED:
             await self._serving.by_hand(task, execution.params)
             return 1
+        if execution.slots > MOST_OF_A_ROW:
+            raise InvalidInput(
+                f"it stands for {execution.slots:,} slots; run a part of them: %car backfill {task.name} --start --end"
+            )
         backfill = Backfill(self.engine, self.running, self.store, task)
         count = await backfill.find_gap(execution)
         if not count:

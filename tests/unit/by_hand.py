@@ -253,6 +253,8 @@ class Kernel:
         self.loop = loop
         self.store = store
         self.clock = clock
+        self.most = 64
+        """Bodies that its next life runs at the same time."""
         self.lives = False
         self.bodies: list[Body] = []
         self._graves = graves
@@ -270,7 +272,7 @@ class Kernel:
 
     def enter(self) -> None:
         """Begin a life."""
-        self.scheduler = Scheduler(self.store, runner=self._body, clock=self.clock)
+        self.scheduler = Scheduler(self.store, runner=self._body, clock=self.clock, max_running=self.most)
         self._leave = asyncio.Event()
         self._dying = False
         self._life = self.loop.create_task(self._live())

@@ -218,8 +218,13 @@ class Machine(RuleBasedStateMachine):
             st.tuples(st.sampled_from(TRIGGERS), st.sampled_from(MODES), POLICIES),
         ),
         second=st.booleans(),
+        most=st.sampled_from((64, 64, 1, 2)),
     )
-    def two_or_three_tasks(self, tasks: tuple[Any, ...], second: bool) -> None:
+    def two_or_three_tasks(self, tasks: tuple[Any, ...], second: bool, most: int) -> None:
+        for kernel in self.kernels:
+            kernel.most = most
+        self.kernels[0].leave()
+        self.kernels[0].enter()
         for name, (trigger, mode, policies) in zip("abc", tasks, strict=True):
             self.define_task(0, name, trigger, mode, policies, "")
         if second:
@@ -325,6 +330,24 @@ class Machine(RuleBasedStateMachine):
             self.promises.named[name].by_hand += 1
             self.ask(kernel, name, "backfill", from_us(here.clock.now_us()) - timedelta(minutes=1))
 
+    def ask_of_a_row(self, kernel: int, verb: str, statuses: str, which: int) -> None:
+        """Ask a kernel for something about one of the newest rows of some statuses."""
+        here = self.kernel(kernel)
+        sql = f"""SELECT execution_id, task_id FROM executions WHERE status IN ({statuses}) ORDER BY seq DESC LIMIT 4"""
+        rows = self.kernels[0].store.rows(sql)
+        if here and rows:
+            execution_id, task_id = rows[which % len(rows)]
+            self.promises.known[task_id].by_hand += 1
+            here.call(getattr(here.scheduler, verb)(execution_id))
+
+    @rule(kernel=KERNELS, which=st.integers(0, 3))
+    def retry(self, kernel: int, which: int) -> None:
+        self.ask_of_a_row(kernel, "retry", "'failed', 'cancelled', 'interrupted', 'completed'", which)
+
+    @rule(kernel=KERNELS, which=st.integers(0, 3))
+    def run_slot(self, kernel: int, which: int) -> None:
+        self.ask_of_a_row(kernel, "run_slot", "'missed', 'skipped'", which)
+
     # Bodies
 
     @precondition(lambda self: self.bodies())
@@ -421,8 +444,22 @@ class Machine(RuleBasedStateMachine):
         self.begun = 0
         if not self.alive():
             self.kernels[0].enter()
+        for kernel in self.alive():
+            self.check_places(kernel)
         owners = {kernel.owner for kernel in self.alive()} | self.graves
         self.promises.look(owners, idle=not any(kernel.writer.slow for kernel in self.alive()))
+
+    def check_places(self, kernel: Kernel) -> None:
+        """No place is lost, and nothing waits for one while one is free."""
+        if kernel.writer.slow:
+            return
+        free = kernel.scheduler.running._places._free
+        runs = kernel.scheduler.live()
+        if free + sum(run.holds_place for run in runs) != kernel.most:
+            raise Broken(f"{free} of {kernel.most} places are free, and {sum(run.holds_place for run in runs)} taken")
+        waiting = [run.execution_id for run in runs if run.idle and run.wait_reason == "limit"]
+        if free and waiting:
+            raise Broken(f"{waiting[0]} waits for a place, and {free} are free")
 
     def check_settled(self) -> None:
         """After some time, what is due of the tasks that are planned and free has been settled."""

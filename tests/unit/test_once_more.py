@@ -185,6 +185,17 @@ async def test_only_the_row_that_was_asked_for_runs(store: SqliteStore):
         assert script.slots[3:] == ["1", "2", "3", "4", "5"]
 
 
+async def test_a_row_that_stands_for_very_many_slots_is_run_in_parts(store: SqliteStore):
+    clock, script = clock_at(), Script()
+    async with running(store, script, clock=clock) as s:
+        await s.add(every("1s"))
+        await rest(s)
+        await jump(HOUR, s)
+        gap = next(e for e in s.executions() if e.status == "missed")
+        with pytest.raises(InvalidInput, match="stands for 3,599 slots; run a part of them: %car backfill task"):
+            await s.run_slot(gap.execution_id)
+
+
 async def test_a_skipped_run_by_hand_is_run_now(store: SqliteStore):
     script = Script(held=True)
     async with running(store, script) as s:
