@@ -413,6 +413,11 @@ def parse_param(text: str) -> tuple[str, str]:
     return name, value
 
 
+def cell_of(task: Task) -> str:
+    """Return the whole cell that defines a task, as it would be typed."""
+    return f"{typed_line(task)}\n{task.prompt}"
+
+
 def typed_line(task: Task) -> str:
     """Return the `%%car_task` line that defines a task, as it would be typed."""
     words = ["%%car_task", task.name]

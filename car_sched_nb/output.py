@@ -46,6 +46,7 @@ class Output:
         "_spill",
         "_tail",
         "_tail_length",
+        "cleared",
         "figures",
         "length",
     )
@@ -63,6 +64,8 @@ class Output:
         self.figures: OrderedDict[int, Any] | None = None
         """Open figures by number, where somebody keeps them apart."""
         self.length = 0
+        self.cleared = 0
+        """How many of its characters were taken back by `clear`."""
 
     def write(self, text: str) -> int:
         """Append text; return its length, as a stream does."""
@@ -143,11 +146,37 @@ class Output:
             self._head, self._tail = [], None
             self.displays.clear()
             self._head_length = self._tail_length = self._cut = 0
+            self.cleared = self.length
 
     @property
     def path(self) -> Path | None:
         """The file with the full text, when it was too long to keep."""
         return Path(self._spill) if self._spill and self._file is not None else None
+
+    def since(self, offset: int, most: int) -> tuple[int, str]:
+        """Return at most `most` characters from an offset on, with the offset at which they begin.
+
+        Offsets count from the last `clear`. They begin later than asked for when the middle was cut.
+        """
+        with self._lock:
+            after_head = self._head_length + self._cut
+            if offset < self._head_length:
+                text = "".join(self._head)[offset : offset + most]
+                if self._cut or len(text) == most:
+                    return offset, clean(text)
+                return offset, clean(text + self._tail_since(0, most - len(text)))
+            at = max(offset, after_head)
+            return at, clean(self._tail_since(at - after_head, most))
+
+    def _tail_since(self, offset: int, most: int) -> str:
+        """Read the tail from its end: what is asked for is mostly the newest."""
+        wanted, pieces = self._tail_length - offset, []
+        for piece in reversed(self._tail or ()):
+            if wanted <= 0:
+                break
+            pieces.append(piece[-wanted:])
+            wanted -= len(piece)
+        return "".join(reversed(pieces))[:most]
 
     def text(self) -> str:
         """Return what was kept, with a line that says how much is not shown."""

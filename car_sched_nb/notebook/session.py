@@ -28,6 +28,8 @@ from car_sched_nb.store.sqlite import SqliteStore
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
+    from car_sched_nb.widget.feed import Feed
+
 T = TypeVar("T")
 _PUBLISH_S = 0.1
 _CANCEL_S = 5.0
@@ -65,6 +67,8 @@ class Session:
         )
         self.scheduler: Scheduler | None = None
         self.in_cell = False
+        self.feed: Feed | None = None
+        """What its dashboards are told; made with the first of them."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
         self._ready = threading.Event()

@@ -97,8 +97,7 @@ def task(name: str) -> Task:
 
 def show(name: str) -> str:
     """Return the whole cell of a task as it would be typed."""
-    found = task(name)
-    return f"{options.typed_line(found)}\n{found.prompt}"
+    return options.cell_of(task(name))
 
 
 def edit(name: str) -> None:

@@ -166,26 +166,12 @@ def attempts(store: SqliteStore, occurrence: str) -> list[Execution]:
     return executions(store, where, occurrence, f"{occurrence}#", f"{occurrence}$")
 
 
-def last_executions(store: SqliteStore, namespace: str) -> dict[str, Execution]:
-    """Return the newest execution of each task of a namespace, by task id."""
-    newest = """e.seq IN (SELECT (SELECT max(x.seq) FROM executions x WHERE x.task_id = n.id AND x.status NOT IN
-        ('waiting', 'running')) FROM tasks n WHERE n.namespace = ? AND n.deleted_at IS NULL)"""
-    return {found.task_id: found for found in executions(store, newest, namespace)}
-
-
 def failed_since(store: SqliteStore, namespace: str, since_us: int) -> int:
     """Return how many executions failed, timed out or were interrupted since an instant."""
     sql = """SELECT count(*) FROM executions e JOIN tasks t ON t.id = e.task_id
         WHERE e.status IN ('failed', 'timed_out', 'interrupted') AND e.finished_at > ? AND t.namespace = ?"""
     count: int = store.rows(sql, since_us, namespace)[0][0]
     return count
-
-
-def failures(store: SqliteStore, namespace: str) -> dict[str, int]:
-    """Return how many executions of each task failed, timed out or were interrupted, by task id."""
-    sql = """SELECT e.task_id, count(*) FROM executions e JOIN tasks t ON t.id = e.task_id
-        WHERE e.status IN ('failed', 'timed_out', 'interrupted') AND t.namespace = ? GROUP BY e.task_id"""
-    return dict(store.rows(sql, namespace))
 
 
 def execution(store: SqliteStore, execution_id: str) -> Execution | None:

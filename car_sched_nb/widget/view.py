@@ -2,30 +2,59 @@
 
 from __future__ import annotations
 
-import os
-from datetime import timedelta
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from car_sched_nb.model import Execution, Status, Task, Trigger, to_us
-from car_sched_nb.output import clip
-from car_sched_nb.store import records
+import msgspec
+
+from car_sched_nb.model import Task, Trigger
+from car_sched_nb.output import clean, clip
+from car_sched_nb.store.board import Last, Live, State, last_of
 from car_sched_nb.triggers import words
-from car_sched_nb.when import format_instant
+from car_sched_nb.widget.notices import FAILED, Notices
+from car_sched_nb.widget.progress import Paces
+from car_sched_nb.widget.words import LINE, first_line, from_home
 
 if TYPE_CHECKING:
     from car_sched_nb.engine.events import Event
     from car_sched_nb.engine.run import Run
     from car_sched_nb.engine.scheduler import Scheduler
 
-_DAY_US = 86_400_000_000
 _FOLLOWS = frozenset({Trigger.FILE_WATCH, Trigger.AFTER})  # planned though no instant is known
-_TEXT = 300  # characters of an answer or an error in a row
-_MICROSECOND = timedelta(microseconds=1)
-_WORDED = frozenset({"BodyFailed", "ExitCode", "Signal", "Interrupted"})  # what these say is a sentence already
-_FAILED = frozenset({Status.FAILED, Status.TIMED_OUT, Status.INTERRUPTED})
+_DEFINED = frozenset({"added", "changed"})
+_STANDS = frozenset({"added", "changed", "armed", "paused", "resumed", "disarmed"})  # the event has the task as it is
+_ENDED = frozenset({"finished", "gap", "elsewhere"})
 
 Row = dict[str, Any]
+
+
+class _Line:
+    """What is known of a task beside its definition."""
+
+    __slots__ = ("failed", "last", "sent", "served", "task", "words")
+
+    def __init__(self, task: Task, last: Row | None = None, failed: int = 0) -> None:
+        self.take(task)
+        self.last = last
+        self.failed = failed
+        self.served = task.run_count
+        self.sent = 0
+        """A digest of the row as every page has it; 0 when some may not."""
+
+    def take(self, task: Task) -> None:
+        self.task = task
+        self.words = _words(
+            task.trigger, task.schedule, task.tz, task.align, task.watch_path, task.after, task.when, task.fire_at
+        )
+
+
+@lru_cache(4096)
+def _words(trigger: Trigger, schedule: str, tz: str, align: bool, watch: str, after: str, when: str, at: Any) -> str:
+    """Return a trigger in words; ten thousand tasks have few triggers, and a cron expression takes its time."""
+    what = Task("task", "", trigger, schedule, watch, align=align, tz=tz, after=after, when=when, fire_at=at)
+    return clean(words(what))
 
 
 class View:
@@ -33,144 +62,237 @@ class View:
 
     def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
-        self._last = records.last_executions(scheduler.store, scheduler.namespace)
-        self._tasks = {task.id: task for task in scheduler.tasks()}
-        self._served = {task.id: task.run_count for task in self._tasks.values()}
-        self._failed = records.failures(scheduler.store, scheduler.namespace)
-        self._failed_24h = self._count_failed()
+        self._lines: dict[str, _Line] = {}
         self._changed: set[str] = set()
         self._gone: set[str] = set()
+        self.notices = Notices()
+        self.paces = Paces()
+        self.elsewhere: dict[str, str] = {}
+        """Names of other owners that plan tasks of this namespace, by task id."""
+        self.live_elsewhere: dict[str, Live] = {}
+        """What others run of them, or nobody does yet."""
+        self.failed_24h = 0
 
-    def recount(self) -> None:
-        """Count the failures of the last 24 h again: the oldest pass out of them."""
-        self._failed_24h = self._count_failed()
+    def fill(self, state: State) -> None:
+        """Take what the store says."""
+        last, failed = state.last, state.failed
+        self._lines = {
+            task.id: _Line(task, _last(last[task.id]) if task.id in last else None, failed.get(task.id, 0))
+            for task in state.tasks
+        }
+        self.notices.begin(state.in_a_row)
 
-    def _count_failed(self) -> int:
-        since_us = self._scheduler.clock.now_us() - _DAY_US
-        return records.failed_since(self._scheduler.store, self._scheduler.namespace, since_us)
+    def __contains__(self, task_id: object) -> bool:
+        return task_id in self._lines
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def names(self) -> dict[str, str]:
+        """Return the tasks' names by id."""
+        return {task_id: line.task.name for task_id, line in self._lines.items()}
 
     def hear(self, event: Event) -> None:
         """Take an event; `take` later returns what it changed."""
-        task_id = event.task.id
-        if event.kind == "deleted":
-            self._tasks.pop(task_id, None)
-            self._changed.discard(task_id)
-            self._gone.add(task_id)
+        task_id, kind = event.task.id, event.kind
+        self.notices.hear(event)
+        if kind in _ENDED and event.execution_id is not None:
+            self.paces.forget(event.execution_id)
+        if kind == "deleted":
+            self._remove(task_id)
             return
-        if event.kind in ("added", "changed", "armed", "paused", "resumed", "disarmed"):
-            self._tasks[task_id] = event.task
-            self._gone.discard(task_id)
-        if event.execution is not None and event.kind in ("finished", "gap"):
-            self._last[task_id] = event.execution
-            if event.execution.status in _FAILED:
-                self._failed[task_id] = self._failed.get(task_id, 0) + 1
-                self._failed_24h += 1
-        if event.kind == "claimed":
-            self._served[task_id] = self._served.get(task_id, 0) + 1
-        if task_id in self._tasks:
+        line = self._lines.get(task_id)
+        if kind in _STANDS:
+            if line is None:
+                line = self._lines[task_id] = _Line(event.task)
+                self._gone.discard(task_id)
+            line.take(event.task)
+            if kind in _DEFINED:
+                line.served = event.task.run_count
+        if line is None:
+            return
+        if kind == "claimed":
+            line.served += 1
+        elif event.execution is not None and kind in ("finished", "gap"):
+            line.last = _last(last_of(event.execution))
+            if event.execution.status in FAILED:
+                line.failed += 1
+                self.failed_24h += 1
+        self._changed.add(task_id)
+
+    def touch_running(self, looked_at: set[str]) -> None:
+        """Have the rows looked at again of what runs: no event tells of progress, or why something waits now."""
+        runs = self._scheduler.running.runs
+        self.touch(id_ for id_, of in runs.items() if any(run.progress is not None for run in of.values()))
+        self.touch(looked_at & runs.keys())
+
+    def touch(self, task_ids: Iterable[str]) -> None:
+        """Have rows looked at again; those that did not change are not sent."""
+        self._changed.update(task_id for task_id in task_ids if task_id in self._lines)
+
+    def follow_others(self, armed: Mapping[str, str], live: Mapping[str, Live]) -> None:
+        """Take who else plans tasks of this namespace, and what of it runs there."""
+        before = self.elsewhere, self.live_elsewhere
+        self.elsewhere = {task_id: clean(name) for task_id, name in armed.items()}
+        self.live_elsewhere = dict(live)
+        self.touch(task_id for task_id, _ in self.elsewhere.items() ^ before[0].items())
+        self.touch(task_id for task_id, _ in self.live_elsewhere.items() ^ before[1].items())
+
+    def renew(self, asked: Iterable[str], state: State) -> None:
+        """Take what the store says of some tasks that others may have changed or run."""
+        tasks = {task.id: task for task in state.tasks}
+        for task_id in asked:
+            task, line = tasks.get(task_id), self._lines.get(task_id)
+            if task is None:
+                if line is not None and task_id not in self._scheduler.engine.armed:
+                    self._remove(task_id)
+                continue
+            last = _last(state.last[task_id]) if task_id in state.last else None
+            if line is None:
+                line = self._lines[task_id] = _Line(task, last)
+            line.take(task)
+            line.last, line.served = last, task.run_count
+            self.notices.set(task_id, state.in_a_row.get(task_id, 0))
             self._changed.add(task_id)
 
-    def touch_running(self) -> None:
-        """Have the rows of what runs sent again: their progress is not told by events."""
-        self._changed.update(task_id for task_id in self._scheduler.running.runs if task_id in self._tasks)
+    def _remove(self, task_id: str) -> None:
+        if self._lines.pop(task_id, None) is not None:
+            self._changed.discard(task_id)
+            self._gone.add(task_id)
 
-    def everything(self) -> list[Row]:
-        """Return all rows."""
-        return [self._row(task) for task in self._tasks.values()]
+    @property
+    def pending(self) -> bool:
+        """Whether there may be anything to send."""
+        return bool(self._changed or self._gone or self.notices.changed)
 
-    def snapshot(self) -> list[Row]:
-        """Return all rows; `take` then returns what changes after them."""
+    def rest(self) -> None:
+        """Keep nothing to send: nobody looks, and who comes back gets a snapshot."""
         self._changed.clear()
         self._gone.clear()
-        return self.everything()
+
+    def rows(self, most: int | None = None) -> Iterator[Row]:
+        """Yield the rows of all tasks, or of the first so many; one that is sent to a single page is not settled."""
+        for line in list(islice(self._lines.values(), most)):
+            yield self._row(line)
+
+    def unsettle(self) -> None:
+        """Some page has rows that the others do not have: the next change of each is sent to all."""
+        for line in self._lines.values():
+            line.sent = 0
 
     def take(self) -> tuple[list[Row], list[str]]:
-        """Return (changed rows, ids of tasks that are gone) since the last time."""
-        rows = [self._row(self._tasks[task_id]) for task_id in self._changed]
+        """Return (rows that differ from what was sent, ids of tasks that are gone) since the last time."""
+        rows = []
+        for task_id in self._changed:
+            line = self._lines[task_id]
+            row = self._row(line)
+            digest = hash(msgspec.json.encode(row))
+            if digest != line.sent:
+                line.sent = digest
+                rows.append(row)
         gone = list(self._gone)
-        self._changed.clear()
-        self._gone.clear()
+        self.rest()
         return rows, gone
 
-    def head(self, store: str, blocked_since_us: int | None) -> Row:
+    def head(self, blocked_since_us: int | None) -> Row:
         """Return the figures above the table."""
-        engine = self._scheduler.engine
+        scheduler = self._scheduler
+        working = waiting = 0
+        for runs in scheduler.running.runs.values():
+            for run in runs.values():
+                if run.idle:
+                    waiting += 1
+                else:
+                    working += 1
+        names = list(self.elsewhere.values())
         return {
-            "store": _from_home(store),
-            "namespace": self._scheduler.namespace,
-            "running": sum(len(runs) for runs in self._scheduler.running.runs.values()),
-            "scheduled": sum(1 for armed in engine.armed.values() if armed.entry or armed.task.trigger in _FOLLOWS),
-            "failed_24h": self._failed_24h,
+            "store": from_home(scheduler.store.path),
+            "namespace": clean(scheduler.namespace),
+            "owner": clean(scheduler.owner_name),
+            "running": working,
+            "waiting": waiting,
+            "scheduled": sum(1 for one in scheduler.engine.armed.values() if one.entry or one.task.trigger in _FOLLOWS),
+            "failed_24h": self.failed_24h,
             "blocked_since_us": blocked_since_us,
-            "owner": self._scheduler.owner_name,
+            "elsewhere": [{"owner": name, "tasks": names.count(name)} for name in dict.fromkeys(names)],
         }
 
-    def _row(self, task: Task) -> Row:
+    def _row(self, line: _Line) -> Row:
+        task = line.task
         armed = self._scheduler.engine.armed.get(task.id)
-        task = armed.task if armed else task
-        fire = armed.next_fire if armed else None
+        fire = waits = None
+        if armed is not None:
+            task, fire, waits = armed.task, armed.next_fire, armed.waits
         runs = self._scheduler.running.runs.get(task.id)
-        last = self._last.get(task.id)
+        elsewhere = self.live_elsewhere.get(task.id) if runs is None else None
         return {
             "id": task.id,
             "name": task.name,
-            "runner": task.runner,
-            "trigger": words(task),
-            "status": _status(task, bool(armed), bool(runs), bool(fire), last),
-            "waits": armed.waits if armed else None,
+            "runner": clean(task.runner),
+            "trigger": line.words,
+            "kind": str(task.trigger),
+            "tz": task.tz or None,
+            "status": _status(task, armed is not None, bool(runs or elsewhere), fire is not None, line.last),
+            "waits": clip(waits, LINE) if waits else None,
             "next_at_us": fire.at_us if fire else None,
-            "next_text": format_instant(fire.at_us, task.tz or None) if fire else "",
             "enabled": task.enabled,
             "armed": armed is not None,
-            "run": _run(next(iter(runs.values()))) if runs else None,
-            "last": _last(last) if last else None,
-            "served": self._served.get(task.id, 0),
-            "failed": self._failed.get(task.id, 0),
+            "armed_in": self.elsewhere.get(task.id) if armed is None else None,
+            "run": self._run(list(runs.values())) if runs else _elsewhere(elsewhere) if elsewhere else None,
+            "last": line.last,
+            "served": line.served,
+            "failed": line.failed,
+            "failures": self.notices.in_a_row.get(task.id, 0),
         }
 
+    def _run(self, runs: list[Run]) -> Row:
+        """Return what a row says of its runs in progress: of the oldest that works, else of the oldest."""
+        run = next((run for run in runs if not run.idle), runs[0])
+        return {
+            "execution_id": run.execution_id,
+            "state": run.state,
+            "wait_reason": run.wait_reason,
+            "started_at_us": run.started_us,
+            "count": len(runs),
+            "progress": self.progress(run),
+        }
 
-def _from_home(path: str) -> str:
-    home = str(Path.home())
-    return "~" + path.removeprefix(home) if path.startswith(home + os.sep) else path
+    def progress(self, run: Run) -> Row | None:
+        """Return how far a run has come."""
+        if run.progress is None:
+            return None
+        return self.paces.shown(run.execution_id, run.progress, self._scheduler.clock.monotonic_us())
 
 
-def _status(task: Task, armed: bool, runs: bool, planned: bool, last: Execution | None) -> str:
+def _status(task: Task, armed: bool, runs: bool, planned: bool, last: Row | None) -> str:
     if runs:
         return "running"
     if not task.enabled:
         return "disabled"
     if planned or (armed and task.trigger in _FOLLOWS):
         return "scheduled"
-    if last is None or last.status in (Status.MISSED, Status.SKIPPED, Status.CANCELLED):
+    if last is None or last["status"] in ("missed", "skipped", "cancelled"):
         return "pending"
-    return "completed" if last.status is Status.COMPLETED else "failed"
+    return "completed" if last["status"] == "completed" else "failed"
 
 
-def _run(run: Run) -> Row:
-    progress = run.progress
-    shown = {"done": progress.done, "total": progress.total, "note": clip(progress.note, _TEXT)} if progress else None
+def _elsewhere(live: Live) -> Row:
     return {
-        "execution_id": run.execution_id,
-        "state": run.state,
-        "wait_reason": run.wait_reason,
-        "started_at_us": run.started_us,
-        "progress": shown,
+        "execution_id": live.execution_id,
+        "state": live.status,
+        "wait_reason": live.wait_reason,
+        "started_at_us": live.started_us,
+        "count": live.runs,
+        "progress": None,
     }
 
 
-def _said(execution: Execution) -> str:
-    """Return the error with its type, without which a KeyError's says nothing; a runner's own words stand alone."""
-    said, kind = execution.error or "", execution.error_type
-    return said if not said or kind in (None, said) or kind in _WORDED else f"{kind}: {said}"
-
-
-def _last(execution: Execution) -> Row:
-    text = (_said(execution) or execution.answer or "").strip()
-    finished = execution.finished_at
+def _last(last: Last) -> Row:
     return {
-        "status": execution.status,
-        "finished_at_us": to_us(finished) if finished else None,
-        "duration_us": execution.duration // _MICROSECOND if execution.duration is not None else None,
-        "text": clip(text.partition("\n")[0], _TEXT),
-        "reason": execution.reason,
+        "execution_id": last.execution_id,
+        "status": last.status,
+        "finished_at_us": last.finished_us,
+        "duration_us": last.duration_us,
+        "text": first_line(last.error, last.error_type, last.answer),
+        "reason": last.reason,
     }

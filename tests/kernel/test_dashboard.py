@@ -123,7 +123,8 @@ def test_a_task_that_comes_and_goes_is_told_without_being_asked(kernel: Kernel):
 def test_progress_reaches_the_view(kernel: Kernel):
     ok(kernel, "%%car_task slow\ncar.current().progress(3, 10, 'files')\ntime.sleep(300)")
     kernel.wait_until(lambda: (row(kernel, "slow")["run"] or {}).get("progress") is not None)
-    assert row(kernel, "slow")["run"]["progress"] == {"done": 3.0, "total": 10.0, "note": "files"}
+    progress = {"done": 3.0, "total": 10.0, "note": "files", "rate": None, "left_us": None}
+    assert row(kernel, "slow")["run"]["progress"] == progress
     ok(kernel, "%car cancel slow")
 
 
@@ -149,6 +150,95 @@ def test_fifty_ticking_tasks_send_about_ten_messages_a_second_at_most(kernel: Ke
     assert 10 <= int(counted) <= 12 * took_s + 2
     told = ok(kernel, "print(*{r['name'] for u in find('update', seen) for r in u['rows']})").split()
     assert {f"tick{n}" for n in range(50)} <= set(told)
+
+
+def look(kernel: Kernel, part: str, **content: Any) -> dict[str, Any]:
+    """Say what a view shows, and return the first that it gets of a part: executions, detail, output."""
+    ok(kernel, "seen = len(sent)")
+    ok(kernel, f"receive({{'type': 'look', 'view': 'v', **json.loads({json.dumps(json.dumps(content))})}})")
+    code = f"[u['views']['v'] for u in find('update', seen) if {part!r} in u.get('views', {{}}).get('v', {{}})]"
+    kernel.wait_until(lambda: ok(kernel, code) != "[]")
+    return dict(answer(kernel, f"{code}[0]"))
+
+
+def test_an_opened_task_and_execution_are_shown_with_all_that_is_kept(kernel: Kernel):
+    body = "print('one')\ndisplay({'text/html': '<b>2</b>'}, raw=True)\n1 / 0"
+    ok(kernel, f"%%car_task talks --no-run\n{body}")
+    ok(kernel, "car.run('talks')")
+    wait_ended(kernel, "talks")
+    id_ = row(kernel, "talks")["id"]
+    listed = look(kernel, "executions", rows=[id_], task=id_)
+    (execution,) = listed["executions"]
+    assert (listed["whole"], listed["more"]) == (True, False)
+    assert (execution["status"], execution["can"]) == ("failed", ["retry"])
+    shown = look(kernel, "detail", rows=[id_], task=id_, execution=execution["execution_id"])
+    assert shown["detail"]["traceback"].rstrip().endswith("ZeroDivisionError: division by zero")
+    assert shown["detail"]["displays"] == [{"text/html": "<b>2</b>"}]
+    ok(kernel, "receive({'type': 'look', 'view': 'v', 'rows': []})")
+    shown = look(kernel, "output", rows=[id_], execution=execution["execution_id"])
+    assert shown["output"]["text"].startswith("one\n")
+    assert (shown["output"]["at"], shown["output"]["reset"]) == (0, True)
+    asked = {"type": "command", "verb": "retry", "id": "r", "execution": execution["execution_id"]}
+    assert answer(kernel, f"ask({asked!r}, 'ack', id='r')")["ok"] is True
+    wait_for_executions(kernel, "talks", "failed", 2)
+
+
+def test_what_a_body_prints_is_followed_while_the_cell_blocks(kernel: Kernel):
+    ok(kernel, "%%car_task counts --no-run\nfor n in range(3000):\n    print(n)\n    time.sleep(0.1)")
+    execution_id = ok(kernel, "print(car.run('counts').execution_id)").strip()
+    look(kernel, "output", rows=[], execution=execution_id)
+    # The cell blocks the kernel until more than one increment came.
+    got = ok(
+        kernel,
+        "until = time.monotonic() + 20\n"
+        "def text(): return ''.join(u['views']['v']['output']['text'] for u in find('update', seen)"
+        " if 'output' in u.get('views', {}).get('v', {}))\n"
+        "while '12\\n' not in text() and time.monotonic() < until: time.sleep(0.05)\n"
+        "print(text())",
+    )
+    numbers = [int(line) for line in got.split()]
+    assert numbers[:13] == list(range(13))
+    ok(kernel, "%car cancel counts")
+
+
+def test_the_cell_of_a_task_is_what_show_says(kernel: Kernel):
+    id_ = row(kernel, "prices")["id"]
+    said = answer(kernel, f"ask({{'type': 'source', 'task': {id_!r}, 'id': 's'}}, 'source', id='s')")
+    assert said["ok"] is True
+    assert said["text"] == ok(kernel, "print(car.show('prices'))").rstrip("\n")
+    assert said["text"].startswith("%%car_task prices --every ")
+
+
+def test_two_dashboards_share_what_they_are_told_from(kernel: Kernel):
+    ok(kernel, "other = car.dashboard()")
+    assert ok(kernel, "other._feed is board._feed") == "True"
+    assert ok(kernel, "other.still != board.still") == "True"
+    ok(kernel, "other.close()")
+
+
+@pytest.mark.parametrize("cell", ["car.dashboard()", "display(car.dashboard())", "%car dashboard"])
+def test_a_dashboard_is_shown_with_a_table_for_where_no_kernel_answers(kernel: Kernel, cell: str):
+    live, still = kernel.run(cell).outputs
+    assert "application/vnd.jupyter.widget-view+json" in live.data
+    assert "text/html" not in live.data
+    assert still.data["text/html"].startswith('<div class="car-still car-still-')
+    assert "prices" in still.data["text/html"]
+    assert "completed: priced" in still.data["text/plain"]
+
+
+def test_the_table_is_replaced_under_its_cell_while_somebody_looks(kernel: Kernel):
+    ok(kernel, "%%car_task counted --no-run\n'counted ' + '<i>once</i>'")
+    cell = kernel.send("shown = car.dashboard()\nshown")
+    kernel.wait(cell)
+    ok(kernel, "shown.send = lambda content, buffers=None: None")
+    ok(kernel, "shown._handle_custom_msg({'type': 'hello'}, [])")
+    ok(kernel, "car.run('counted')")
+    kernel.wait_until(lambda: any(o.kind == "update_display_data" for o in kernel.outputs_of(cell)), 30)
+    _, still, *later = kernel.outputs_of(cell)
+    assert later[-1].name == still.name
+    assert "counted &lt;i&gt;once&lt;/i&gt;" in later[-1].data["text/html"]
+    assert "counted <i>once</i>" in later[-1].data["text/plain"]
+    ok(kernel, "shown.close()")
 
 
 def test_a_closed_dashboard_is_told_nothing_more(kernel: Kernel):

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import anyio
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from car_sched_nb.engine.scheduler import Scheduler
 from car_sched_nb.model import Task
@@ -184,3 +186,60 @@ async def test_a_print_of_a_script_is_kept_with_its_execution(capsys: pytest.Cap
         execution = await s.run_once(Task("loud", "print('the body')"))
         assert records.output_text(s.store, execution.execution_id) == "the body\n"
     assert capsys.readouterr().out == "mine\n"
+
+
+PIECES = st.lists(st.tuples(st.text(max_size=30), st.sampled_from([1, 1, 1, 1_000, 10_000])), max_size=40)
+
+
+@settings(deadline=None)
+@given(PIECES, st.lists(st.integers(1_000, 70_000), min_size=1, max_size=10), st.data())
+def test_increments_are_the_text_whatever_is_written_and_read_in_whatever_pieces(
+    pieces: list[tuple[str, int]], sizes: list[int], data: st.DataObject
+):
+    output, whole = Output(), ""
+    got, at = "", 0
+    for number, (text, times) in enumerate(pieces):
+        output.write(text * times)
+        whole += text * times
+        if data.draw(st.booleans()):
+            begins, more = output.since(at, sizes[number % len(sizes)])
+            if begins > at:
+                assert (begins, at) >= (len(whole) - TAIL, HEAD)  # only the middle is lost, and only when it was cut
+            assert more == clean(whole[begins : begins + len(more)])
+            got += "\x01" * (begins - at) + more
+            at = begins + len(more)
+    while at < len(whole):
+        begins, more = output.since(at, sizes[0])
+        assert more
+        got += "\x01" * (begins - at) + more
+        at = begins + len(more)
+    assert output.since(at, 10) == (at, "")
+    expected = clean(whole)
+    assert len(got) == len(expected)
+    assert all(ours in (theirs, "\x01") for ours, theirs in zip(got, expected, strict=True))
+    if len(whole) <= HEAD + TAIL:
+        assert got == expected
+
+
+def test_increments_begin_anew_when_what_was_printed_is_taken_back():
+    output = Output()
+    output.write("a" * (HEAD + TAIL + 10))
+    output.clear()
+    assert output.cleared == HEAD + TAIL + 10
+    assert output.since(0, 100) == (0, "")
+    output.write("new")
+    assert output.since(0, 100) == (0, "new")
+    assert output.since(1, 1) == (1, "e")
+    assert output.length - output.cleared == 3
+
+
+def test_increments_are_whole_while_another_thread_writes():
+    output, wanted = Output(), "".join(f"{number} " for number in range(20_000))
+    writer = threading.Thread(target=lambda: [output.write(f"{number} ") for number in range(20_000)])
+    writer.start()
+    got = ""
+    while writer.is_alive() or len(got) < output.length:
+        at, more = output.since(len(got), 1_000)
+        assert at == len(got)
+        got += more
+    assert got == wanted

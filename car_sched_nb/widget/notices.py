@@ -1,0 +1,83 @@
+"""What is worth a notice: only where a series of ends turns."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+from car_sched_nb.engine.events import Event
+from car_sched_nb.model import Execution, Status, to_us
+from car_sched_nb.widget.words import first_line
+
+MOST = 50
+FAILED = frozenset({Status.FAILED, Status.TIMED_OUT, Status.INTERRUPTED})
+
+
+class Notices:
+    """The newest notices, and how often each task failed in a row.
+
+    What was skipped, missed or cancelled says nothing of the work and neither begins nor ends a series.
+    """
+
+    def __init__(self) -> None:
+        self.in_a_row: dict[str, int] = {}
+        """By task id; of those whose last end was a failure."""
+        self.changed = False
+        """Whether there is anything new since the last `take`."""
+        self._kept: deque[dict[str, Any]] = deque(maxlen=MOST)
+
+    def begin(self, in_a_row: Mapping[str, int]) -> None:
+        """Take how often each task failed in a row until now; that is no news."""
+        self.in_a_row = dict(in_a_row)
+
+    def set(self, task_id: str, in_a_row: int) -> None:
+        """Take how often a task failed in a row that another owner runs; that owner tells of it."""
+        if in_a_row:
+            self.in_a_row[task_id] = in_a_row
+        else:
+            self.in_a_row.pop(task_id, None)
+
+    def hear(self, event: Event) -> None:
+        """Take an event, and note what turned by it."""
+        task_id, execution = event.task.id, event.execution
+        if event.kind in ("deleted", "resumed"):
+            self.in_a_row.pop(task_id, None)
+        if event.kind != "finished" or execution is None or not event.final:
+            return
+        if execution.status in FAILED:
+            self.in_a_row[task_id] = self.in_a_row.get(task_id, 0) + 1
+            if self.in_a_row[task_id] == 1:
+                self._note("failed", event, execution)
+        elif execution.status is Status.COMPLETED:
+            recovered = self.in_a_row.pop(task_id, 0) > 0
+            if not (recovered and self._note("recovered", event, execution)):
+                self._note("completed", event, execution)
+
+    def _note(self, kind: str, event: Event, execution: Execution) -> bool:
+        """Keep a notice when its task wants one of that kind; return whether it does."""
+        if not event.task.notifies(kind):
+            return False
+        self._kept.appendleft(
+            {
+                "id": f"{kind}:{execution.execution_id}",
+                "kind": kind,
+                "task": event.task.name,
+                "task_id": event.task.id,
+                "execution_id": execution.execution_id,
+                "at_us": to_us(execution.finished_at) if execution.finished_at else 0,
+                "text": first_line(execution.error, execution.error_type, execution.answer),
+            }
+        )
+        self.changed = True
+        return True
+
+    def dismiss(self, notice_id: str | None) -> None:
+        """Remove a notice, or all of them; for every view."""
+        kept = [] if notice_id is None else [notice for notice in self._kept if notice["id"] != notice_id]
+        self.changed = self.changed or len(kept) != len(self._kept)
+        self._kept = deque(kept, MOST)
+
+    def newest(self) -> list[dict[str, Any]]:
+        """Return the notices, newest first."""
+        return list(self._kept)
