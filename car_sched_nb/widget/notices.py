@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from car_sched_nb.engine.events import Event
-from car_sched_nb.model import Execution, Status, to_us
+from car_sched_nb.model import Execution, Status, Task, to_us
 from car_sched_nb.widget.words import first_line
 
 MOST = 50
@@ -27,9 +27,12 @@ class Notices:
         """Whether there is anything new since the last `take`."""
         self._kept: deque[dict[str, Any]] = deque(maxlen=MOST)
 
-    def begin(self, in_a_row: Mapping[str, int]) -> None:
-        """Take how often each task failed in a row until now; that is no news."""
+    def begin(self, in_a_row: Mapping[str, int], failing: Iterable[tuple[Task, dict[str, Any]]]) -> None:
+        """Take how often each task failed in a row until now, and the last ends of those that are failing."""
         self.in_a_row = dict(in_a_row)
+        known = [(task, last) for task, last in failing if task.notifies("failed")]
+        for task, last in sorted(known, key=lambda one: one[1]["finished_at_us"] or 0)[-MOST:]:
+            self._keep("failed", task, last["execution_id"], last["finished_at_us"] or 0, last["text"])
 
     def set(self, task_id: str, in_a_row: int) -> None:
         """Take how often a task failed in a row that another owner runs; that owner tells of it."""
@@ -58,19 +61,24 @@ class Notices:
         """Keep a notice when its task wants one of that kind; return whether it does."""
         if not event.task.notifies(kind):
             return False
-        self._kept.appendleft(
-            {
-                "id": f"{kind}:{execution.execution_id}",
-                "kind": kind,
-                "task": event.task.name,
-                "task_id": event.task.id,
-                "execution_id": execution.execution_id,
-                "at_us": to_us(execution.finished_at) if execution.finished_at else 0,
-                "text": first_line(execution.error, execution.error_type, execution.answer),
-            }
-        )
+        at_us = to_us(execution.finished_at) if execution.finished_at else 0
+        text = first_line(execution.error, execution.error_type, execution.answer)
+        self._keep(kind, event.task, execution.execution_id, at_us, text)
         self.changed = True
         return True
+
+    def _keep(self, kind: str, task: Task, execution_id: str, at_us: int, text: str) -> None:
+        self._kept.appendleft(
+            {
+                "id": f"{kind}:{execution_id}",
+                "kind": kind,
+                "task": task.name,
+                "task_id": task.id,
+                "execution_id": execution_id,
+                "at_us": at_us,
+                "text": text,
+            }
+        )
 
     def dismiss(self, notice_id: str | None) -> None:
         """Remove a notice, or all of them; for every view."""

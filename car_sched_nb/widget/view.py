@@ -80,7 +80,9 @@ class View:
             task.id: _Line(task, _last(last[task.id]) if task.id in last else None, failed.get(task.id, 0))
             for task in state.tasks
         }
-        self.notices.begin(state.in_a_row)
+        lines = self._lines.values()
+        failing = [(line.task, line.last) for line in lines if line.last and line.last["status"] in FAILED]
+        self.notices.begin(state.in_a_row, [(task, last) for task, last in failing if task.id in state.in_a_row])
 
     def __contains__(self, task_id: object) -> bool:
         return task_id in self._lines

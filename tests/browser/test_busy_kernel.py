@@ -67,7 +67,7 @@ def test_the_buttons_work_while_a_cell_blocks_the_kernel(open_notebook: OpenNote
     board.press("listen", "cancel")
     board.wait_for("listen", status="cancelling")
     board.press("later", "run")
-    expect(board.row("later").locator(".car-waits")).to_contain_text("kernel busy")
+    expect(board.row("later").locator(".car-waits")).to_have_text("waits for the kernel: a cell is running")
     assert is_blocked(notebook), "the cell ended before all was clicked"
 
     notebook.wait_for_cell(BLOCKING)

@@ -729,6 +729,17 @@ class Rows {
   constructor(scroller, body, make) {
     Object.assign(this, { scroller, body, make, probe: body.firstChild, order: [], views: [], current: null, top: 0, height: 48, room: 480 });
     scroller.addEventListener("keydown", (event) => this.moveFocus(event));
+    scroller.addEventListener("focusin", (event) => this.follow(event.target));
+  }
+
+  /** Make the row that has the focus the current one, at once: the next Tab must not lead into another row. */
+  follow(target) {
+    const view = this.viewOf(target);
+    if (!view || view.item === this.current) return;
+    const before = this.views.find(({ item }) => item === this.current);
+    this.current = view.item;
+    for (const control of before?.controls() ?? []) setAttribute(control, "tabindex", "-1");
+    for (const control of view.controls()) setAttribute(control, "tabindex", "0");
   }
 
   measure() {
@@ -1460,6 +1471,10 @@ class Pane {
 
   /** What is open now; what is known of it already stays. */
   show(task, execution) {
+    if (this.data.task !== task || this.data.execution !== execution) {
+      this.view.forgot = true;
+      this.view.looked = "";
+    }
     if (this.data.task !== task) this.data = { ...this.data, task, executions: new Map(), order: [], more: false, loaded: false };
     if (this.data.execution === execution) return;
     this.data.output?.unmark();
@@ -1865,6 +1880,7 @@ class View {
     this.state = { needle: "", filters: {}, sort: { column: "name", down: false }, task: null, execution: null, limit: PAGE, top: 0 };
     this.selected = new Set(); // task ids
     this.order = []; // entries that match, as sorted
+    this.forgot = false; // whether something that was told was let go
     this.dirty = MEMBERS;
     this.orderedAt = this.movedAt = -Infinity;
     this.looked = "";
@@ -2048,9 +2064,15 @@ class View {
     this.looking = setTimeout(() => {
       this.looking = 0;
       if (this.closed) return;
-      this.looked = JSON.stringify(this.look());
+      const look = this.look();
+      // What was closed and opened again so quickly that the kernel did not hear of it has to be told anew.
+      if (this.forgot && (look.task ?? look.execution) && (look.task === this.told?.task || look.execution === this.told?.execution))
+        this.feed.send({ ...look, task: null, execution: null });
+      this.forgot = false;
+      this.told = look;
+      this.looked = JSON.stringify(look);
       this.lookedAt = performance.now();
-      this.feed.send(this.look());
+      this.feed.send(look);
     }, LOOK_MS);
   }
 
