@@ -39,8 +39,9 @@ def checked(task: Task, runners: Mapping[str, Runner]) -> Task:
     InvalidInput, UnknownRunner
         Each says what to type instead.
     """
+    if isinstance(task.name, str):
+        check_name(task.name)  # it says more of a character that no store takes than the types do
     task = _well_typed(msgspec.structs.replace(task, trigger=_trigger(task)))
-    check_name(task.name)
     if task.runner not in runners:
         raise UnknownRunner(task.runner, runners)
     for name, choices in _CHOICES.items():

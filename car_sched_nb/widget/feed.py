@@ -306,6 +306,7 @@ class Feed:
         for page in self._pages if self._scheduler.running.runs else ():
             page.waits = True
         self._around.look_at_kernel()
+        self.view.kernel_blocked = self._around.blocked_us is not None
         self.view.touch_running(self._reading.rows)
         self._count_up()
         self._reading.beat()

@@ -72,6 +72,8 @@ class View:
         self.live_elsewhere: dict[str, Live] = {}
         """What others run of them, or nobody does yet."""
         self.failed_24h = 0
+        self.kernel_blocked = False
+        """Whether what works on the kernel's loop has to wait for a cell, also to be cancelled."""
 
     def fill(self, state: State) -> None:
         """Take what the store says."""
@@ -250,10 +252,11 @@ class View:
     def _run(self, runs: list[Run]) -> Row:
         """Return what a row says of its runs in progress: of the oldest that works, else of the oldest."""
         run = next((run for run in runs if not run.idle), runs[0])
+        held_up = self.kernel_blocked and run.cancel_status is not None and run.row.executor == "loop"
         return {
             "execution_id": run.execution_id,
             "state": run.state,
-            "wait_reason": run.wait_reason,
+            "wait_reason": "kernel busy" if held_up else run.wait_reason,
             "started_at_us": run.started_us,
             "count": len(runs),
             "progress": self.progress(run),

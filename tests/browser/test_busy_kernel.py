@@ -66,6 +66,7 @@ def test_the_buttons_work_while_a_cell_blocks_the_kernel(open_notebook: OpenNote
     # What lives on the kernel's own loop has to wait for it, and says so.
     board.press("listen", "cancel")
     board.wait_for("listen", status="cancelling")
+    expect(board.row("listen").locator(".car-waits")).to_have_text("waits for the kernel: a cell is running")
     board.press("later", "run")
     expect(board.row("later").locator(".car-waits")).to_have_text("waits for the kernel: a cell is running")
     assert is_blocked(notebook), "the cell ended before all was clicked"
