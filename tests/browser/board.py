@@ -17,6 +17,22 @@ RECORD = """root => {
 }"""
 
 
+# The rows that can be seen, a height of the table at a time; each is given two frames to be drawn.
+READ_ALL = """async table => {
+  const seen = new Map();  // a name can be __proto__
+  const drawn = () => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)));
+  for (let top = 0; ; top += table.clientHeight / 2) {
+    table.scrollTop = top;
+    await drawn();
+    for (const row of table.querySelectorAll("[data-task]")) seen.set(row.dataset.task, row.innerText);
+    if (top + table.clientHeight >= table.scrollHeight) break;
+  }
+  table.scrollTop = 0;
+  await drawn();
+  return [...seen];
+}"""
+
+
 class Board:
     """A dashboard in the output of a notebook's cell."""
 
@@ -58,3 +74,7 @@ class Board:
             arg=[self.root.element_handle(), task, list(statuses)],
             timeout=timeout_s * 1000,
         )
+
+    def read_all(self) -> dict[str, str]:
+        """Scroll through the table from its top to its end; return each row's text by its task."""
+        return dict(self.root.locator(".car-table").evaluate(READ_ALL))

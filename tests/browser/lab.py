@@ -87,9 +87,10 @@ class Lab:
         theme: Theme = "light",
         viewport: Viewport = (1400, 1000),
         settings: Mapping[str, Mapping[str, Any]] | None = None,
+        kernel: bool = True,
         timeout_s: float = 60,
     ) -> "Notebook":
-        """Open a notebook below the root and wait until its kernel is ready.
+        """Open a notebook below the root and wait until its kernel is ready, or without one.
 
         `settings` are JupyterLab's, by plugin: `{"@jupyterlab/notebook-extension:tracker": {"windowingMode": "none"}}`.
         """
@@ -99,7 +100,7 @@ class Lab:
         context = self._browser.new_context(viewport=size, color_scheme=theme, service_workers="block")  # type: ignore[arg-type]
         notebook = Notebook(self, context, path.relative_to(self.root).as_posix())
         try:
-            notebook._load(timeout_s)
+            notebook._load(timeout_s, kernel=kernel)
         except BaseException:
             notebook.close()
             raise
@@ -224,6 +225,14 @@ class Notebook:
                 raise TimeoutError(f"the kernel of {self.path} was not idle within {timeout_s} s")
             self.page.wait_for_timeout(50)  # lets the page's events in, which time.sleep would not
 
+    def wait_kernel_idle(self, timeout_s: float = 30) -> None:
+        """Wait until the kernel has nothing to do, as the server alone sees it; the page may be asleep."""
+        deadline = time.monotonic() + timeout_s
+        while self._kernel()["execution_state"] != "idle":
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"the kernel of {self.path} was not idle within {timeout_s} s")
+            time.sleep(0.05)
+
     def interrupt(self) -> None:
         self.lab.api("POST", f"kernels/{self._kernel()['id']}/interrupt")
 
@@ -239,6 +248,16 @@ class Notebook:
         saved: NotebookNode = nbformat.read(self.lab.root / self.path, as_version=4)
         return saved
 
+    def change_theme(self, name: str) -> None:
+        """Choose a theme of JupyterLab from its menu, and wait until it is there."""
+        page = self.page
+        page.locator(".lm-MenuBar-item", has_text="Settings").click()
+        page.locator(".lm-Menu-item[data-type=submenu]", has_text="Theme").first.hover()
+        choices = page.locator(".lm-Menu-item[data-command='apputils:change-theme']")
+        choices.filter(has_text=re.compile(f"^{name}\\s*$")).click()
+        expect(page.locator("body")).to_have_attribute("data-jp-theme-name", name)
+        expect(page.locator("#jupyterlab-splash")).to_have_count(0)  # Lab covers the page while it loads a theme
+
     def screenshot(self, path: Path, index: int | None = None) -> Path:
         """Take a picture of the page, or of one cell."""
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -251,11 +270,16 @@ class Notebook:
         if session := self._session():
             self.lab.api("DELETE", f"sessions/{session['id']}")
 
-    def _load(self, timeout_s: float) -> None:
+    def _load(self, timeout_s: float, *, kernel: bool) -> None:
         address = URLS[self.lab.app].format(workspace=uuid.uuid4().hex, path=self.path)
         self.page.goto(f"{self.lab.url}{address}?token={self.lab.token}", timeout=timeout_s * 1000)
         self.cell(0).wait_for(timeout=timeout_s * 1000)
-        self.wait_idle(timeout_s)
+        if kernel:
+            self.wait_idle(timeout_s)
+        else:
+            choice = self.page.locator(".jp-Dialog")
+            choice.get_by_role("button", name="No Kernel").click(timeout=timeout_s * 1000)
+            expect(choice).to_have_count(0)
 
     def _prompt(self, index: int) -> Locator:
         return self.cell(index).locator(".jp-InputArea-prompt")

@@ -11,18 +11,23 @@ from tests.browser.board import Board
 from tests.browser.conftest import OpenNotebook
 from tests.browser.lab import Notebook
 
-SECONDS = 10  # how long the cell blocks
-SOON_S = 1  # a click's effect, also on a machine that is busy: a tenth of what the cell takes
+SECONDS = 10  # for children to end
+SOON_S = 1  # a click's effect, also on a machine that is busy
+# It blocks for as long as the test needs, and no longer.
+BLOCK = """\
+end = time.monotonic() + 60
+while not Path("free").exists() and time.monotonic() < end:
+    time.sleep(0.02)"""
 
 CELLS = [
-    "%load_ext car_sched_nb\nimport asyncio, time\nimport car_sched_nb as car",
+    "%load_ext car_sched_nb\nimport asyncio, time\nfrom pathlib import Path\nimport car_sched_nb as car",
     "%%car_task copy --runner shell\nsleep 1000 &\necho $$ $! > pids\nwait",
     "%%car_task count\nfor step in range(100_000):\n    car.current().progress(step, 100_000)\n    time.sleep(0.01)",
     "%%car_task listen\nawait asyncio.Event().wait()",
     "%%car_task total --no-run\n6 * 7",
     "%%car_task later --no-run\nawait asyncio.sleep(0)\n'it is later'",
     "car.dashboard()",
-    f"time.sleep({SECONDS})",
+    BLOCK,
     "for row in car.history().itertuples():\n    print(row.task, row.status, row.finished_at.timestamp())",
 ]
 DASHBOARD, BLOCKING, HISTORY = 6, 7, 8
@@ -71,6 +76,7 @@ def test_the_buttons_work_while_a_cell_blocks_the_kernel(open_notebook: OpenNote
     expect(board.row("later").locator(".car-waits")).to_have_text("waits for the kernel: a cell is running")
     assert is_blocked(notebook), "the cell ended before all was clicked"
 
+    (tmp_path / "free").touch()
     notebook.wait_for_cell(BLOCKING)
     expect(board.root.locator(".car-busy")).to_be_hidden()
     board.wait_for("listen", last="cancelled")

@@ -2,7 +2,6 @@
 
 import base64
 import os
-import re
 import shutil
 from pathlib import Path
 
@@ -11,7 +10,6 @@ from playwright.sync_api import expect
 
 from tests.browser.board import Board
 from tests.browser.conftest import OpenNotebook
-from tests.browser.lab import Notebook
 
 REPOSITORY = Path(__file__).parents[2]
 NOTEBOOKS = REPOSITORY / "notebooks"
@@ -107,18 +105,10 @@ def test_the_readme_shows_the_dashboard_in_both_themes(open_notebook: OpenNotebo
 
     folder = REPOSITORY / "docs" if os.environ.get("SCREENSHOTS") == "1" else tmp_path
     write_sharp_picture(board, folder / "dashboard-light.png")
-    change_theme(notebook, "JupyterLab Dark")
+    notebook.change_theme("JupyterLab Dark")
     expect(board.root).to_have_css("color-scheme", "dark")
-    expect(notebook.page.locator("#jupyterlab-splash")).to_have_count(0)  # Lab covers the page while it loads a theme
     write_sharp_picture(board, folder / "dashboard-dark.png")
     assert notebook.errors == []
-
-
-def change_theme(notebook: Notebook, name: str) -> None:
-    page = notebook.page
-    page.locator(".lm-MenuBar-item", has_text="Settings").click()
-    page.locator(".lm-Menu-item[data-type=submenu]", has_text="Theme").first.hover()
-    page.locator(".lm-Menu-item[data-command='apputils:change-theme']", has_text=re.compile(f"^{name}\\s*$")).click()
 
 
 def write_sharp_picture(board: Board, path: Path) -> None:

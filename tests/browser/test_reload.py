@@ -34,6 +34,16 @@ def restart_in_lab(notebook: Notebook) -> None:
     notebook.wait_idle()
 
 
+def open_new_view(notebook: Notebook, index: int) -> Board:
+    """Lab's "Create New View for Cell Output", in a panel of its own."""
+    page = notebook.page
+    notebook.cell(index).locator(".jp-OutputArea-promptOverlay").first.click(button="right")
+    page.locator(".lm-Menu-item[data-command='notebook:create-output-view']").click()
+    board = Board(notebook, index)
+    board.root = page.locator(".jp-LinkedOutputView .car-dashboard")
+    return board
+
+
 def test_a_dashboard_is_alive_again_after_the_page_is_reloaded(open_notebook: OpenNotebook):
     notebook = opened(open_notebook, FIRST)
     Board(notebook, FIRST).wait()
@@ -60,6 +70,8 @@ def test_two_dashboards_and_two_views_of_one_show_the_same_and_fall_silent_toget
     boards[2].press("health", "resume")
     for board in boards:
         board.wait_for("health", status="scheduled")
+    boards.append(open_new_view(notebook, VIEW).wait())
+    expect(boards[-1].row("digest").locator(".car-served")).to_have_text("1")
     # Each view of one dashboard has its own filter.
     boards[0].root.get_by_label("Search tasks by name").fill("dig")
     expect(boards[0].row("health")).to_have_count(0)
