@@ -1750,7 +1750,7 @@ class Menu {
       event.preventDefault();
       event.stopPropagation();
     });
-    this.moved = (event) => !this.el.contains(event.target) && this.close();
+    this.moved = (event) => !this.el.contains(event.target) && this.follow();
   }
 
   open(owner, entry) {
@@ -1770,6 +1770,15 @@ class Menu {
     this.place();
     source.focus();
     window.addEventListener("scroll", this.moved, { capture: true, passive: true });
+  }
+
+  /** Something scrolled: stay beside the button as long as that is seen. */
+  follow() {
+    const at = this.owner.getBoundingClientRect();
+    const table = this.owner.closest(".car-table")?.getBoundingClientRect();
+    const seen = table && at.bottom > Math.max(0, table.top) && at.top < Math.min(window.innerHeight, table.bottom);
+    if (seen) this.place();
+    else this.close();
   }
 
   place() {
