@@ -17,7 +17,7 @@ demo: $(INSTALLED)
 	$(BIN)/python notebooks/demo.py
 
 test: lint browser
-	$(BIN)/python -m pytest
+	$(BIN)/python -m tests
 
 # The proofs at full size, hours of them: what CI takes a sample of (tests/scale.py).
 test-long: $(INSTALLED)

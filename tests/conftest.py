@@ -10,7 +10,6 @@ HERE = Path(__file__).parent
 # Playwright's synchronous interface keeps an event loop running in the main thread, which no other test could bear.
 ORDER = ["unit", "kernel", "crash", "bench", "browser"]
 MARKED = {"kernel", "crash", "browser"}
-BROWSER_TIMEOUT_S = 120
 
 
 @pytest.fixture(params=["asyncio", "trio"])
@@ -25,8 +24,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         folder = folder_of(item)
         if folder in MARKED:
             item.add_marker(folder)
-        if folder == "browser" and not item.get_closest_marker("timeout"):
-            item.add_marker(pytest.mark.timeout(BROWSER_TIMEOUT_S))
+        if folder == "kernel":
+            # A module's tests share a kernel: with several workers (pytest -n) one of them has the whole module.
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
     if not LONG:
         items[:] = [item for item in items if not _is_covered(item)]
     items.sort(key=lambda item: ORDER.index(folder_of(item)))

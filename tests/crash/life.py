@@ -82,7 +82,9 @@ async def settled(scheduler: Scheduler) -> None:
     # No event tells: it may be another life that settles them.
     while any(task.next_at is not None and task.next_at <= until for task in scheduler.tasks()):  # noqa: ASYNC110
         await anyio.sleep(0.02)
-    await scheduler.wait(timeout_s=0.3)  # what runs may end; what does not is interrupted
+    for task in scheduler.tasks():
+        await scheduler.disarm(task.name)
+    await scheduler.wait()  # what waits for a place, too: left behind it would wait for the next life
     note(os.environ["CRASH_LOG"], f"UNTIL {to_us(until)}")
 
 

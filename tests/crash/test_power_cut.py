@@ -54,7 +54,7 @@ def _journal_mode(store: Path) -> object:
         db.close()
 
 
-@pytest.mark.timeout(by_scale(90, 7_200))
+@pytest.mark.timeout(by_scale(180, 7_200))
 def test_what_began_before_a_power_cut_does_not_begin_again(tmp_path: Path):
     verdict = live_through_cuts(tmp_path, CUTS)
     assert verdict.wrong == {}

@@ -19,7 +19,8 @@ Cell = NewType("Cell", str)
 """One run of a cell: the id of its request, which its outputs carry as their parent."""
 
 OUTPUTS = {"stream", "display_data", "update_display_data", "execute_result", "error"}
-START_S = 30
+PATIENCE_S = 60
+"""Seconds after which whoever waits gives up; nothing passes or fails by being quicker."""
 STEP_S = 0.1  # how long one read waits before it looks whether the kernel still lives
 
 
@@ -81,11 +82,11 @@ class Kernel:
         """Run a cell without waiting for it."""
         return Cell(self.client.execute(code, allow_stdin=False))
 
-    def run(self, code: str, timeout_s: float = 30) -> Result:
+    def run(self, code: str, timeout_s: float = PATIENCE_S) -> Result:
         """Run a cell and wait until it has ended."""
         return self.wait(self.send(code), timeout_s)
 
-    def wait(self, cell: Cell, timeout_s: float = 30) -> Result:
+    def wait(self, cell: Cell, timeout_s: float = PATIENCE_S) -> Result:
         """Wait until a cell has ended; KernelGoneError when the kernel ends first."""
         self.wait_until(lambda: cell in self._replies and cell in self._idle, timeout_s)
         return Result(cell, self._replies[cell], tuple(self._outputs[cell]))
@@ -100,7 +101,7 @@ class Kernel:
         """Return the outputs that belong to no request at all, which a front end drops."""
         return self.outputs_of(Cell(""))
 
-    def wait_for_text(self, cell: Cell, text: str, timeout_s: float = 10) -> str:
+    def wait_for_text(self, cell: Cell, text: str, timeout_s: float = PATIENCE_S) -> str:
         """Wait until a cell shows a text; return all it has shown."""
         try:
             self.wait_until(lambda: text in joined(self._outputs[cell]), timeout_s)
@@ -109,7 +110,7 @@ class Kernel:
             raise TimeoutError(message) from None
         return joined(self._outputs[cell])
 
-    def wait_until(self, holds: Callable[[], bool], timeout_s: float = 10) -> None:
+    def wait_until(self, holds: Callable[[], bool], timeout_s: float = PATIENCE_S) -> None:
         """Read messages until a condition holds."""
         deadline = time.monotonic() + timeout_s
         while not holds():
@@ -143,7 +144,7 @@ class Kernel:
     def kill9(self) -> None:
         """End the process as a power cut would; return when it is gone."""
         os.kill(self.pid, signal.SIGKILL)
-        deadline = time.monotonic() + START_S
+        deadline = time.monotonic() + PATIENCE_S
         while self.alive:  # each look reaps the child when it has ended
             if time.monotonic() > deadline:
                 raise TimeoutError("SIGKILL did not end the kernel")
@@ -160,7 +161,7 @@ class Kernel:
         # A session a life: the ids of requests are counted within it, and two lives' cells must not share one.
         self.client.session.session = uuid.uuid4().hex
         self.client.start_channels()
-        self.client.wait_for_ready(timeout=START_S)
+        self.client.wait_for_ready(timeout=PATIENCE_S)
 
     def _read(self, wait_s: float) -> bool:
         """Take one message from each channel; tell whether one was there."""

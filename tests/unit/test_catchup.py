@@ -15,6 +15,7 @@ from car_sched_nb.store import records
 from car_sched_nb.store.sqlite import SqliteStore
 from tests.unit.world import (
     DAY,
+    HANG_S,
     HOUR,
     MINUTE,
     MONDAY,
@@ -248,8 +249,7 @@ async def test_a_year_of_mixed_schedules_serves_each_slot_once_at_its_instant():
     async with running(":memory:", recorder, clock=clock) as s:
         for task in SCHEDULES:
             await s.add(task)
-        with anyio.fail_after(60):
-            await advance(s, clock, YEAR)
+        await advance(s, clock, YEAR)
         assert {e.status for e in s.executions()} == {"completed"}
         assert all(e.lateness == timedelta(0) for e in s.executions())
     assert len(set(recorder.ids)) == len(recorder.ids)
@@ -289,7 +289,7 @@ async def test_a_clock_that_was_a_year_ahead_does_not_silence_a_task_for_a_year(
 async def test_the_system_clock_looks_again_before_a_far_instant(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("car_sched_nb.clock.LONGEST_SLEEP_US", 1000)
     clock = SystemClock()
-    with anyio.fail_after(15):
+    with anyio.fail_after(HANG_S):
         await clock.wait(clock.now_us() + 10**15, anyio.Event())
         await clock.wait(None, anyio.Event())
         await clock.wait(clock.now_us() - 10**15, anyio.Event())

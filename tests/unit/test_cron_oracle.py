@@ -190,7 +190,7 @@ def test_there_are_three_hundred_expressions_and_none_twice():
     assert len(set(ALL)) == len(ALL) == EXPRESSIONS
 
 
-@pytest.mark.timeout(by_scale(120, 0))
+@pytest.mark.timeout(by_scale(180, 0))
 @pytest.mark.parametrize("expr", by_scale([*CHOSEN[::8], *ALL[len(CHOSEN) :: 10]], ALL))
 def test_years_of_utc_have_no_difference(expr, years_of_utc):
     scan, low_s, high_s = years_of_utc
@@ -204,13 +204,13 @@ def years_of_utc() -> tuple[Scan, int, int]:
     return Scan("UTC", low_s, high_s), low_s, high_s
 
 
-@pytest.mark.timeout(by_scale(120, 0))
+@pytest.mark.timeout(by_scale(180, 0))
 @pytest.mark.parametrize("zone", by_scale(lambda: SAMPLE_OF_ZONES, distinct_zones)())
 def test_the_changes_of_a_zones_clock_have_no_difference(zone):
     assert compare(zone, ALL, by_scale(two_changes, every_change)(zone)) == []
 
 
-@pytest.mark.timeout(by_scale(120, 0))
+@pytest.mark.timeout(by_scale(180, 0))
 @pytest.mark.parametrize("zone", by_scale(SAMPLE_OF_ZONES[::4], SAMPLE_OF_ZONES))
 def test_expressions_with_seconds_have_no_difference(zone):
     assert compare(zone, WITH_SECONDS, by_scale(two_changes, every_change)(zone), step_s=1) == []

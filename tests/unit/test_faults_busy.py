@@ -13,7 +13,20 @@ from car_sched_nb.model import Task
 from car_sched_nb.store import records, schema
 from car_sched_nb.store.sqlite import SqliteStore
 from tests.unit.faults import ROOT, be_impatient, locked, until_stored
-from tests.unit.world import MINUTE, Ear, Recorder, advance, agent, clock_at, every, leap, running, short
+from tests.unit.world import (
+    HANG_S,
+    MINUTE,
+    Ear,
+    Recorder,
+    advance,
+    agent,
+    clock_at,
+    come_true,
+    every,
+    leap,
+    running,
+    short,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -26,9 +39,7 @@ async def test_a_lock_of_a_second_is_waited_out(path: Path):
             group.start_soon(s.add, agent())
             await anyio.sleep(1)
             assert s.tasks() == []  # reading, and the loop, go on meanwhile
-        with anyio.fail_after(5):
-            while not s.tasks():  # noqa: ASYNC110 - the store itself is asked
-                await anyio.sleep(0.01)
+        await come_true(s.tasks)
 
 
 async def test_what_ends_while_the_database_is_locked_is_stored_later(path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -215,7 +226,7 @@ store.close()
         assert process.stdin is not None
         process.stdin.write("x")
         process.stdin.flush()
-    said = [process.communicate(timeout=50) for process in started]
+    said = [process.communicate(timeout=HANG_S) for process in started]
     assert said == [("True\n", "")] * PROCESSES
     store = SqliteStore(path)
     assert store.rows("PRAGMA user_version") == [(schema.VERSION,)]

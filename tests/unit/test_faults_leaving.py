@@ -117,7 +117,7 @@ async def test_a_program_that_is_cancelled_anywhere_leaves_rows_that_are_right(p
 
 
 async def wait_for_writers() -> None:
-    with anyio.fail_after(5):
+    with anyio.fail_after(HANG_S):
         while any(thread.name == "car-writer" for thread in threading.enumerate()):  # noqa: ASYNC110
             await anyio.sleep(0.01)
 
@@ -169,7 +169,7 @@ def test_a_ctrl_c_interrupts_what_runs_and_says_so_in_its_row(path: Path, backen
         assert process.stdout.readline() == "UP\n"
         time.sleep(0.2)
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=20)
+        out, err = process.communicate(timeout=HANG_S)
     assert (out, err) == ("interrupted\n", "")
     assert rows(path) == {("runs", 1): "interrupted", ("body", 1): "interrupted"}
 

@@ -10,13 +10,12 @@ import anyio
 import pytest
 
 from car_sched_nb.clock import VirtualClock
-from car_sched_nb.engine import neighbours
 from car_sched_nb.engine.scheduler import Scheduler
 from car_sched_nb.store.owners import alive, reconcile
 from car_sched_nb.store.sqlite import SqliteStore
 from tests.unit.world import HANG_S, Ear, Recorder, agent, clock_at, every, running
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("quick_looks")]
 
 
 @pytest.fixture(params=["one object", "one file"])
@@ -85,30 +84,42 @@ async def test_a_task_that_one_changes_is_disarmed_in_the_other(place: Callable[
         await a.add(every("1h", first="next"))
         ear = Ear(a)
         await b.add(every("2h", first="next"))
-        with anyio.fail_after(3):
-            told = await ear.hears("disarmed")
+        told = await ear.hears("disarmed")
         assert "changed or deleted elsewhere; run its cell to arm it here" in told.text
         assert not a.engine.armed
         assert b.engine.armed
 
 
-async def test_a_pause_a_resume_and_a_delete_reach_the_other_within_a_second(place: Callable[[], Any]):
+async def test_a_pause_a_resume_and_a_delete_reach_the_other_at_its_next_looks(
+    place: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+):
     one, other = Recorder(), Recorder()
     async with two(place, one, other) as (a, b):
         task = await a.add(every("1h", first="next"))
-        await anyio.sleep(neighbours._ALONE_S + 0.1)  # it has seen that it is not alone
+        await until(lambda: a._neighbours._others)  # it has seen that it is not alone
+        looks = looks_of(a, monkeypatch)
+        for change, noticed in (
+            (b.pause, lambda: not a.engine.armed[task.id].task.enabled),
+            (b.resume, lambda: a.engine.armed[task.id].task.enabled),
+            (b.delete, lambda: task.id not in a.engine.armed),
+        ):
+            await change("task")
+            looks.clear()
+            await until(noticed)
+            assert len(looks) <= 3  # of four in a second
 
-        async def within_a_second(find: Callable[[], Any]) -> None:
-            with anyio.fail_after(1.5):
-                await until(find)
 
-        await b.pause("task")
-        await within_a_second(lambda: not a.engine.armed[task.id].task.enabled)
-        await b.resume("task")
-        await b.disarm("task")
-        await within_a_second(lambda: a.engine.armed[task.id].task.enabled)
-        await b.delete("task")
-        await within_a_second(lambda: task.id not in a.engine.armed)
+def looks_of(scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Return what grows by one each time that a scheduler looks whether somebody else has written."""
+    looks: list[bool] = []
+    changed = scheduler._neighbours._changed
+
+    def counted() -> bool:
+        looks.append(changed())
+        return looks[-1]
+
+    monkeypatch.setattr(scheduler._neighbours, "_changed", counted)
+    return looks
 
 
 async def test_a_pause_elsewhere_keeps_the_next_slot_from_starting_at_once(place: Callable[[], Any]):
@@ -163,11 +174,12 @@ async def test_an_error_in_looking_at_the_others_ends_nothing(path: Path, monkey
     one, other = Recorder(), Recorder()
     async with two(lambda: str(path), one, other) as (a, b):
         await a.add(agent())
-        await anyio.sleep(neighbours._ALONE_S + 0.1)
+        await until(lambda: a._neighbours._others)
         folder = path.parent / "car.db.d"
         folder.rename(path.parent / "elsewhere")
         folder.write_text("in the way of every lock")
-        await anyio.sleep(0.6)
+        looks = looks_of(a, monkeypatch)
+        await until(lambda: len(looks) > 2)
         folder.unlink()
         (path.parent / "elsewhere").rename(folder)
         assert (await a.run_once("task")).status == "completed"

@@ -206,7 +206,7 @@ async def test_pause_holds_a_retry_until_the_task_is_resumed(store: SqliteStore)
         await s.pause("task")
         await pass_time(HOUR, s)
         assert attempts(s.executions("task"))[1] == ("0", 2, "waiting")
-        assert await s.wait(timeout_s=5)  # nothing is due while it is paused
+        assert await s.wait()  # nothing is due while it is paused
         await s.resume("task")
         await rest(s)
         assert attempts(s.executions("task"))[1] == ("0", 2, "completed")

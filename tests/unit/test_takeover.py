@@ -205,7 +205,7 @@ async def test_what_is_taken_over_waits_for_the_runner_and_the_names_that_it_nee
         await s.arm_all()
         await rest(s)
         assert attempts(s.executions(task.name))[1][1:] == (2, "waiting")
-        assert await s.wait(timeout_s=5)
+        assert await s.wait()
         s.register("mine", Script())
         await s.recheck()
         await rest(s)

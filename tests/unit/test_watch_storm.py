@@ -35,7 +35,7 @@ from car_sched_nb.store.sqlite import SqliteStore
 from tests.scale import by_scale
 from tests.unit.world import Recorder, agent, every
 
-LIMIT_S = 40
+LIMIT_S = 60
 """Seconds after which a test gives up; nothing passes or fails by being quicker."""
 
 ROUNDS = by_scale(5, 200)
