@@ -276,6 +276,8 @@ class Promises:
         ids = {row.execution_id for row in rows}
         for row in rows:
             next_id = f"{row.occurrence_id}#{row.attempt + 1}"
+            if row.reason == "replaced":
+                continue  # a newer slot asked it to stop while it failed, and runs instead of its next attempt
             if row.status == "failed" and row.attempt <= self._retries[row.execution_id] and next_id not in ids:
                 self.say(f"{row.execution_id} failed and is not tried again")
         attempts = defaultdict(list)

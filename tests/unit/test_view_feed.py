@@ -451,6 +451,7 @@ async def test_a_missed_slot_is_run_by_its_button(store: SqliteStore):
         async with watched(s) as (watch, page):
             page.say(type="command", id=1, verb="run_slot", execution=missed.execution_id)
             await watch.rest()
+            await s.wait()
             assert page.newest("ack") == {"type": "ack", "id": 1, "ok": True, "text": "3 slots", "failed": []}
             assert [str(e.status) for e in s.executions()].count("completed") == 4
 
