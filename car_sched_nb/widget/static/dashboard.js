@@ -1343,8 +1343,21 @@ function display(bundle, label, colours) {
 const LEADS_AWAY = /^(on.*|href|xlink:href|action|formaction|target|ping|poster|data|srcdoc|srcset|autofocus|background)$/i;
 const LOADS = /url\s*\(|@import|image-set|\\/i; // in a style
 
-/** A page without what runs, loads or leads anywhere; it is shown where nothing of that could happen either. */
+/**
+ * A page without what runs, loads or leads anywhere; it is shown where nothing of that could happen either.
+ * What is read from its own text must be the same page: some markup becomes another when it is written and read again.
+ * Null when it does not come to rest.
+ */
 function tamed(html) {
+  for (let turn = 0; turn < 6; turn++) {
+    const page = cleaned(html);
+    if (page.body.innerHTML === html) return page;
+    html = page.body.innerHTML;
+  }
+  return null;
+}
+
+function cleaned(html) {
   const page = new DOMParser().parseFromString(html, "text/html");
   for (const node of page.querySelectorAll("script, meta, base, link, iframe, frame, object, embed, form, template, noscript")) node.remove();
   for (const node of page.querySelectorAll("style")) if (LOADS.test(node.textContent)) node.remove();
