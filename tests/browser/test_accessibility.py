@@ -292,7 +292,7 @@ CONTROLS = """root => [...root.querySelectorAll("button, input, select, [tabinde
 
 def set_width(board: Board, width: int) -> None:
     """Make the window as wide as the dashboard needs to have this width."""
-    page = board.notebook.page
+    page, now = board.notebook.page, 0.0
     for _ in range(20):  # a scroll bar can come or go, and Lab lays out after a while
         now, window = board.root.evaluate("root => [root.getBoundingClientRect().width, innerWidth]")
         if round(now) == width:

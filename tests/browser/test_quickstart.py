@@ -64,6 +64,7 @@ STAND_STILL = """root => root.getAnimations({ subtree: true }).forEach(animation
 })"""
 TRAIN = """%%car_task train
 for epoch in range(32):
+    print(f"epoch {epoch + 1:2} of 50  loss {1 / (epoch + 2):.4f}")
     car.current().progress(epoch + 1, 50, f"epoch {epoch + 1} of 50")
     await asyncio.sleep(0.005)
 await asyncio.Event().wait()
@@ -79,7 +80,8 @@ SHOWN = [
     '%%car_task digest --every "monday at 08:00"\n"sent"',
     '%%car_task reload --watch prices.csv\n"31 rows"',
     '%%car_task totals\nawait asyncio.sleep(0.04)\n"coffee 205.10, sugar 19.02, wheat 571.25"',
-    "%car pause digest\n%car run reload\n%car run prices",
+    "%car pause digest\n%car run reload",
+    "for name in 30 * ['prices', 'totals']:\n    car.run(name)\n    await car.wait(name)",
     "car.dashboard()",
 ]
 
@@ -89,7 +91,7 @@ def test_the_readme_shows_the_dashboard_in_both_themes(open_notebook: OpenNotebo
     shutil.copy(NOTEBOOKS / "prices.csv", tmp_path)
     store = tmp_path / ".local/share/car_sched_nb/tasks.db"
     home = {"HOME": str(tmp_path), "CAR_SCHED_NB_STORE": str(store)}
-    notebook = open_notebook(SHOWN, viewport=(1366, 1000), env=home)
+    notebook = open_notebook(SHOWN, viewport=(1366, 1500), env=home)
     for index in range(len(SHOWN)):
         notebook.run(index)
     board = Board(notebook, len(SHOWN) - 1).wait()
@@ -99,12 +101,16 @@ def test_the_readme_shows_the_dashboard_in_both_themes(open_notebook: OpenNotebo
         board.wait_for(task, last="completed")
     board.wait_for("digest", status="disabled")
     board.wait_for("backup", status="running")
+    expect(board.row("prices").locator(".car-strip [data-execution]")).to_have_count(30)
     expect(board.row("train").get_by_role("progressbar")).to_have_attribute("aria-valuenow", "64")
     expect(board.row("train").locator(".car-progress")).to_contain_text("epoch 32 of 50")
     expect(board.root.locator(".car-place")).to_have_text("markets  ·  ~/.local/share/car_sched_nb/tasks.db")
 
     folder = REPOSITORY / "docs" if os.environ.get("SCREENSHOTS") == "1" else tmp_path
     write_sharp_picture(board, folder / "dashboard-light.png")
+    board.row("train").locator(".car-open").click()
+    board.root.locator(".car-executions [data-execution] .car-open").click()
+    expect(board.root.locator(".car-output")).to_contain_text("epoch 32 of 50")
     notebook.change_theme("JupyterLab Dark")
     expect(board.root).to_have_css("color-scheme", "dark")
     write_sharp_picture(board, folder / "dashboard-dark.png")
