@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio.to_thread
 
-from car_sched_nb.store import board, records
+from car_sched_nb.store import board, owners, records
 
 if TYPE_CHECKING:
     from car_sched_nb.engine.scheduler import Scheduler
@@ -72,6 +72,9 @@ class Surroundings:
     async def _look_at_others(self, rows: set[str], heard: set[str]) -> None:
         scheduler, view = self._scheduler, self._view
         store, namespace = scheduler.store, scheduler.namespace
+        known = view.elsewhere or view.live_elsewhere or self._looks % _ALL_OTHERS == 0
+        if not known and not await anyio.to_thread.run_sync(owners.others, store, scheduler.owner):
+            return  # alone: what nobody owns yet is looked at now and then
         armed = await anyio.to_thread.run_sync(scheduler.armed_elsewhere)
         live = await anyio.to_thread.run_sync(board.live_elsewhere, store, namespace, scheduler.owner)
         wanted = {task_id for task_id in armed if task_id not in view or task_id in rows}
