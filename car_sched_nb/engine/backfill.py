@@ -44,15 +44,14 @@ class Backfill:
 
     async def find(self, start_us: int, end_us: int) -> int:
         """Find the slots between two instants that were missed or skipped and not run since; return how many."""
-        found = await anyio.to_thread.run_sync(lambda: [*self._gaps(start_us, end_us)])
-        return self._take(found)
+        return await anyio.to_thread.run_sync(lambda: self._take(self._gaps(start_us, end_us)))
 
     async def find_gap(self, row: Execution) -> int:
         """Find the slots that one `missed` or `skipped` row stands for and that were not run since; return how many."""
-        found = await anyio.to_thread.run_sync(lambda: [*self._gap(row.slot, row.slots, to_us(row.scheduled_at))])
-        return self._take(found)
+        at_us = to_us(row.scheduled_at)
+        return await anyio.to_thread.run_sync(lambda: self._take(self._gap(row.slot, row.slots, at_us)))
 
-    def _take(self, found: list[Fire]) -> int:
+    def _take(self, found: Iterator[Fire]) -> int:
         self._slots = [fire for fire in found if self._attempt(fire) is not None]
         return len(self._slots)
 

@@ -401,7 +401,8 @@ class Scheduler:
         if execution.status not in (Status.MISSED, Status.SKIPPED):
             raise InvalidInput(f"it is {execution.status.value}, not missed or skipped; run the task: run_now")
         if execution.cause is not Cause.SLOT or task.trigger not in PLANNED:
-            await self._serving.by_hand(task, execution.params)
+            if isinstance(await self._serving.by_hand(task, execution.params), Execution):
+                raise InvalidInput(f"{task.name} is still running; cancel it, or try again when it has ended")
             return 1
         if execution.slots > MOST_OF_A_ROW:
             raise InvalidInput(
@@ -580,9 +581,18 @@ class Scheduler:
                 await anyio.sleep(_LOOK_S)
         return len(asked) + unowned
 
+    def busy(self) -> list[str]:
+        """Return the ids of the tasks of which something runs, waits or is filled in here."""
+        return list(dict.fromkeys([*self.running.runs, *(one.task.id for one in self._backfills)]))
+
     def cancel_soon(self, name: str) -> int:
-        """Ask what runs or waits of a task here to stop; return how many were asked, at once."""
-        return len(self._ask_to_stop(self.task(name).id, Status.CANCELLED))
+        """Ask what runs, waits or is filled in of a task here to stop; return how many were asked, at once."""
+        return self.cancel_id_soon(self.task(name).id)
+
+    def cancel_id_soon(self, task_id: str) -> int:
+        """Do the same by the task's id; asks the store nothing."""
+        filling = sum(one.task.id == task_id for one in self._backfills)
+        return len(self._ask_to_stop(task_id, Status.CANCELLED)) or filling
 
     def _ask_to_stop(self, task_id: str, status: Status) -> list[Run]:
         for backfill in self._backfills:

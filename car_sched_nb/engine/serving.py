@@ -183,6 +183,8 @@ class Serving:
             if await self._running.claim(run, self._claim_op(task, run, now_us, None, None)):
                 return run
             again = self._again(task)
+            if records.attempts(self._store, ended.occurrence_id)[-1].attempt >= attempt:
+                continue  # somebody else has claimed it: the next look says how it stands
             if (again.revision, again.version) != (task.revision, task.version):
                 task = again
             elif task.overlap == "replace" and self._running.of(task.id):

@@ -221,7 +221,7 @@ class Runtime:
 
     def progress(self, done: float, total: float | None = None, note: str = "") -> None:
         """Tell the dashboard how far the work has come; from any thread."""
-        self._source.report(Progress(float(done), None if total is None else float(total), note))
+        self._source.report(Progress(float(done), None if total is None else float(total), str(note)))
 
 
 class SharedInfra:

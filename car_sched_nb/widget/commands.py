@@ -134,9 +134,8 @@ async def _delete(scheduler: Scheduler, name: str) -> str:
 async def _cancel(scheduler: Scheduler, names: Mapping[str, str], ids: list[str] | None) -> Done:
     """Ask what runs to stop, all of it here before any of it elsewhere; nobody waits for an end."""
     counts = {}
-    for number, task_id in enumerate(tuple(scheduler.running.runs) if ids is None else ids):
-        if task_id in names:
-            counts[task_id] = scheduler.cancel_soon(names[task_id])
+    for number, task_id in enumerate(scheduler.busy() if ids is None else ids):
+        counts[task_id] = scheduler.cancel_id_soon(task_id)
         if number % _TOGETHER == _TOGETHER - 1:
             await asyncio.sleep(0)
     try:

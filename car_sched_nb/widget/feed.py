@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import anyio.to_thread
 
 from car_sched_nb.errors import CarError
+from car_sched_nb.output import clip
 from car_sched_nb.store import board
 from car_sched_nb.widget import commands, still
 from car_sched_nb.widget.looks import STALE_S, Look, Message, Page
@@ -21,7 +22,7 @@ from car_sched_nb.widget.reading import Reading
 from car_sched_nb.widget.surroundings import Surroundings
 from car_sched_nb.widget.timers import BEAT_S, PERIOD_S, Timers
 from car_sched_nb.widget.view import View
-from car_sched_nb.widget.words import said
+from car_sched_nb.widget.words import LINE, said
 
 if TYPE_CHECKING:
     from car_sched_nb.engine.events import Event
@@ -179,7 +180,11 @@ class Feed:
         job.add_done_callback(self._jobs.discard)
 
     async def _command(self, page: Page, content: Message) -> None:
-        answer = await commands.answer(self._scheduler, self.view, content)
+        try:
+            answer = await commands.answer(self._scheduler, self.view, content)
+        except Exception as error:  # noqa: BLE001 - whatever happens, the click is answered
+            _log.exception("a command of the dashboard failed")
+            answer = {"ok": False, "text": clip(f"{type(error).__name__}: {error}", LINE), "failed": []}
         self._tell(page, {"type": "ack", "id": _echo(content), **answer})
         self._poke()
 
@@ -190,7 +195,7 @@ class Feed:
             self._early.append(event)
             return
         self.view.hear(event)
-        self._around.heard(event.task.id)
+        self._around.heard(event.task.id, event.kind)
         if self._beat is None:
             self.view.rest()
         else:
@@ -237,7 +242,7 @@ class Feed:
         outputs = [look.output for look in looks if look.output is not None]
         if any(output.behind for output in outputs):
             self._poke()
-        elif any(output.live for output in outputs):
+        elif any(look.unended for look in looks if look.output is not None and look.output.live):
             self._poke(_FOLLOW_S)
 
     def _update(self, page: Page, rows: list[Message], gone: list[str], notices: bool) -> None:
@@ -314,12 +319,13 @@ class Feed:
         self._poke()
         bundle = self._still.bundle_if_due(now_s)
         if bundle is not None:
-            for page in self._pages:
+            for page in [page for page in self._pages if page.until_s > now_s]:
                 page.show(bundle)
 
     def _rest(self) -> None:
         """Nobody looks."""
         self._beat = None
+        self._around.rest()
         self.view.rest()
         self._reading.rest()
         if self._due is not None:

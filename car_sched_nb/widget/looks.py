@@ -82,7 +82,8 @@ class Look:
 
     def take_detail(self, detail: Message) -> None:
         """Take the opened execution."""
-        digest = hash(msgspec.json.encode(detail))
+        # How far it has come is told by its row: its plots need not travel again for that.
+        digest = hash(msgspec.json.encode({**detail, "progress": None}))
         if digest != self._detail_sent:
             self._detail_sent = digest
             self._new["detail"] = detail

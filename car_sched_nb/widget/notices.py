@@ -30,6 +30,7 @@ class Notices:
     def begin(self, in_a_row: Mapping[str, int], failing: Iterable[tuple[Task, dict[str, Any]]]) -> None:
         """Take how often each task failed in a row until now, and the last ends of those that are failing."""
         self.in_a_row = dict(in_a_row)
+        self._kept.clear()
         known = [(task, last) for task, last in failing if task.notifies("failed")]
         for task, last in sorted(known, key=lambda one: one[1]["finished_at_us"] or 0)[-MOST:]:
             self._keep("failed", task, last["execution_id"], last["finished_at_us"] or 0, last["text"])

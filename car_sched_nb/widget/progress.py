@@ -37,6 +37,9 @@ class Pace:
         return gained * 1e6 / took_us if gained > 0 and took_us >= _APART_US else None
 
 
+_MOST_LEFT_US = 1 << 53  # what a page can still count
+
+
 class Paces:
     """The paces of what runs now, by execution id."""
 
@@ -52,7 +55,10 @@ class Paces:
         if pace is None:
             pace = self._paces[execution_id] = Pace()
         rate = pace.rate(progress.done, now_us)
-        left_us = max(0, int((total - progress.done) / rate * 1e6)) if rate and total is not None else None
+        if rate is not None and not math.isfinite(rate):
+            rate = None
+        left = (total - progress.done) / rate * 1e6 if rate and total is not None else math.nan
+        left_us = max(0, int(left)) if math.isfinite(left) and left < _MOST_LEFT_US else None
         return {
             "done": progress.done,
             "total": total,

@@ -144,6 +144,10 @@ class Reading:
                 await self._read_these(asked)
         except CarError:  # the store is in trouble, and whoever writes says so
             _log.debug("the dashboard could not read the store", exc_info=True)
+            for look, task, _ in asked.executions:
+                look.executions_due = look.executions_due or look.task == task
+            for look, execution in asked.details:
+                look.detail_due = look.detail_due or look.execution == execution
         finally:
             self._reading = False
             self._read_s = self._timers.time()

@@ -32,6 +32,8 @@ class Surroundings:
         """Since when the kernel's loop has not answered."""
         self._asked_us: int | None = None
         self._looks = 0
+        self._doubtful: set[str] = set()
+        """Ids of tasks that are planned here no more, maybe because they were deleted elsewhere."""
         self._heard: set[str] | None = None
         """Ids of tasks with events while the store is asked what others did: what it says of them may be old."""
 
@@ -45,8 +47,14 @@ class Surroundings:
     def _answered(self) -> None:
         self._asked_us = None
 
-    def heard(self, task_id: str) -> None:
+    def rest(self) -> None:
+        """Nobody looks: what was counted is old when somebody does."""
+        self._looks = -1
+
+    def heard(self, task_id: str, kind: str) -> None:
         """Note that a task had an event."""
+        if kind == "disarmed":
+            self._doubtful.add(task_id)
         if self._heard is not None:
             self._heard.add(task_id)
 
@@ -72,7 +80,7 @@ class Surroundings:
     async def _look_at_others(self, rows: set[str], heard: set[str]) -> None:
         scheduler, view = self._scheduler, self._view
         store, namespace = scheduler.store, scheduler.namespace
-        known = view.elsewhere or view.live_elsewhere or self._looks % _ALL_OTHERS == 0
+        known = self._doubtful or view.elsewhere or view.live_elsewhere or self._looks % _ALL_OTHERS == 0
         if not known and not await anyio.to_thread.run_sync(owners.others, store, scheduler.owner):
             return  # alone: what nobody owns yet is looked at now and then
         armed = await anyio.to_thread.run_sync(scheduler.armed_elsewhere)
@@ -81,9 +89,11 @@ class Surroundings:
         wanted |= (view.elsewhere.keys() ^ armed.keys()) | (view.live_elsewhere.keys() ^ live.keys())
         if self._looks % _ALL_OTHERS == 0:
             wanted |= armed.keys()
+        wanted |= self._doubtful
         view.follow_others(armed, live)
         if wanted:
             state = await anyio.to_thread.run_sync(board.state_of, store, namespace, wanted)
+            self._doubtful -= wanted
             view.renew(wanted - heard, state)
 
     async def recount(self) -> None:

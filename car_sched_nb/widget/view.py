@@ -154,6 +154,7 @@ class View:
             last = _last(state.last[task_id]) if task_id in state.last else None
             if line is None:
                 line = self._lines[task_id] = _Line(task, last)
+                self._gone.discard(task_id)
             line.take(task)
             line.last, line.served = last, task.run_count
             self.notices.set(task_id, state.in_a_row.get(task_id, 0))

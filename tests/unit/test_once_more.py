@@ -109,6 +109,31 @@ async def test_a_retry_follows_the_tasks_overlap(store: SqliteStore, overlap: st
         assert sorted(said.values()).count("cancelled") == (overlap == "replace")
 
 
+@pytest.mark.parametrize("overlap", ["skip", "replace", "allow", "queue"])
+async def test_two_clicks_on_retry_try_again_once(store: SqliteStore, overlap: str):
+    script = Script(lambda o: o.attempt == 1)
+    async with running(store, script) as s:
+        await s.add(agent(overlap=overlap))
+        await s.run_now("task")
+        failed = await ended(s)
+        script.hold()
+        refused = []
+
+        async def click() -> None:
+            try:
+                await s.retry(failed.execution_id)
+            except InvalidInput as error:
+                refused.append(str(error))
+
+        async with anyio.create_task_group() as group:
+            for _ in range(2):
+                group.start_soon(click)
+        script.let_go()
+        await rest(s)
+        assert refused == ["its attempt 2 is running already"]
+        assert [(e.attempt, str(e.status)) for e in s.executions()] == [(1, "failed"), (2, "completed")]
+
+
 async def test_a_paused_task_is_tried_again_and_stays_paused(store: SqliteStore):
     clock, script = clock_at(), Script(lambda o: o.attempt == 1)
     async with running(store, script, clock=clock, max_running=1) as s:

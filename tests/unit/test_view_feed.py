@@ -14,6 +14,7 @@ from car_sched_nb.engine.events import Event
 from car_sched_nb.engine.scheduler import Scheduler
 from car_sched_nb.errors import StoreError
 from car_sched_nb.model import Task, Trigger
+from car_sched_nb.runners.base import Progress
 from car_sched_nb.store import board
 from car_sched_nb.store.sqlite import SqliteStore
 from car_sched_nb.widget.looks import STALE_S
@@ -484,3 +485,38 @@ async def test_events_are_heard_as_they_are(store: SqliteStore):
                 watch.feed._hear(Event(kind=kind, task=stranger))
             await watch.pass_s(1)
             assert page.rows().keys() == {"task"}
+
+
+async def test_cancel_reaches_a_task_whose_row_is_gone_and_every_other(store: SqliteStore):
+    script = Script(held=True)
+    async with running(store, script, clock=clock_at()) as s:
+        for name in "ab":
+            await s.add(agent(name))
+            await s.run_now(name)
+        await rest(s)
+        async with watched(s) as (watch, page):
+            with store.transaction() as db:
+                db.execute("UPDATE tasks SET deleted_at = 1 WHERE name = 'a'")
+            page.say(type="command", id=1, verb="cancel_all")
+            await watch.rest()
+            assert page.newest("ack")["id"] == 1
+            assert script.interrupted == 2
+
+
+async def test_progress_that_cannot_be_counted_silences_no_other_row(store: SqliteStore):
+    async with running(store, clock=clock_at()) as s:
+        for name in "ab":
+            await s.add(agent(name))
+        script = Script(held=True)
+        s.register("agent", script)
+        for name in "ab":
+            await s.run_now(name)
+        await rest(s)
+        async with watched(s) as (watch, page):
+            for done in (0.0, 1.0, 2.0):
+                s.live("a")[0].progress = Progress(done, 1e308, "")
+                s.live("b")[0].progress = Progress(done, 4.0, "")
+                await watch.rest(2)
+            assert page.rows()["a"]["run"]["progress"]["left_us"] is None
+            assert page.rows()["b"]["run"]["progress"]["done"] == 2.0
+        script.let_go()
