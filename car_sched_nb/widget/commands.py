@@ -12,6 +12,7 @@ import msgspec
 
 from car_sched_nb import options
 from car_sched_nb.errors import CarError
+from car_sched_nb.model import Status
 from car_sched_nb.output import clip
 from car_sched_nb.store import board, records
 from car_sched_nb.widget.words import said
@@ -57,6 +58,11 @@ async def carry_out(scheduler: Scheduler, names: Mapping[str, str], content: dic
             do = {"run": _run, "pause": _pause, "resume": _resume, "delete": _delete}[verb]
             return await _each(names, ids, lambda name: do(scheduler, name)) if ids else _no_button(verb, "a task")
         case "cancel":
+            execution_id = said(content.get("execution"))
+            if execution_id is not None and _cancel_one(scheduler, execution_id):
+                return Done()
+            if execution_id is not None and any(task_id in scheduler.running.runs for task_id in ids):
+                return Done("it has ended already")
             return await _cancel(scheduler, names, ids) if ids else _no_button(verb, "a task")
         case "cancel_all":
             return await _cancel(scheduler, names, None)
@@ -155,6 +161,15 @@ async def _cancel(scheduler: Scheduler, names: Mapping[str, str], ids: list[str]
     if not wanted and not any(counts.values()) and not done.failed:
         done.text = "nothing was running"
     return done
+
+
+def _cancel_one(scheduler: Scheduler, execution_id: str) -> bool:
+    """Ask one execution to stop; return whether it is in progress here (elsewhere its task is asked)."""
+    for runs in scheduler.running.runs.values():
+        if execution_id in runs:
+            scheduler.running.stop(runs[execution_id], Status.CANCELLED)
+            return True
+    return False
 
 
 async def _once_more(scheduler: Scheduler, verb: str, execution_id: str) -> Done:

@@ -520,3 +520,20 @@ async def test_progress_that_cannot_be_counted_silences_no_other_row(store: Sqli
             assert page.rows()["a"]["run"]["progress"]["left_us"] is None
             assert page.rows()["b"]["run"]["progress"]["done"] == 2.0
         script.let_go()
+
+
+async def test_cancel_of_one_execution_leaves_the_others(store: SqliteStore):
+    script = Script(held=True)
+    async with running(store, script, clock=clock_at()) as s:
+        await s.add(agent(overlap="allow"))
+        first, second = [await s.run_now("task") for _ in range(2)]
+        await rest(s)
+        async with watched(s) as (watch, page):
+            task_id = s.task("task").id
+            page.say(type="command", id=1, verb="cancel", tasks=[task_id], execution=first.execution_id)
+            await watch.rest()
+            assert [run.execution_id for run in s.live()] == [second.execution_id]
+            page.say(type="command", id=2, verb="cancel", tasks=[task_id], execution=first.execution_id)
+            await watch.rest()
+            assert (page.newest("ack")["text"], len(s.live())) == ("it has ended already", 1)
+        script.let_go()

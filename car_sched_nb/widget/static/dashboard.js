@@ -8,7 +8,7 @@
 // textContent only. What a task displayed is shown as an image, or in a frame that may run and load nothing.
 
 const SILENCE_MS = 5_000; // a question without an answer is shown as such after this long
-const IDLE_MS = 60_000; // after this long without a word, ask: a kernel that died says nothing
+const PING_MS = 5_000; // after this long without a word say again what is looked at, which is always answered
 const BUSY_MS = 3_000; // the same while something runs or is due, of which a kernel that lives tells every second
 const SETTLE_MS = 2_000; // an accepted click keeps its word at most this long
 const RESORT_MS = 1_000; // changed values move rows at most this often
@@ -323,6 +323,7 @@ class Feed {
     this.heardAt = this.tickedAt = performance.now();
     this.announcedAt = -Infinity;
     this.helloAt = null; // when the unanswered question was asked
+    this.pingAt = null; // when it was said again what is looked at, after a while without a word
     this.broken = false; // sending itself failed
     this.notify = false;
     this.receive = this.receive.bind(this);
@@ -414,6 +415,7 @@ class Feed {
     else if (message?.type === "update" && this.seq !== null) this.takeUpdate(message);
     else return;
     this.heardAt = performance.now();
+    this.pingAt = null;
     this.broken = false;
     this.schedule();
   }
@@ -594,7 +596,7 @@ class Feed {
 
   dismiss(ids) {
     for (const id of ids) this.dismissed.add(id);
-    const all = this.notices.length === ids.length;
+    const all = ids.length > 1 && this.notices.length === ids.length;
     this.notices = this.notices.filter(({ id }) => !this.dismissed.has(id));
     if (all) this.command("dismiss", []);
     else for (const id of ids) this.command("dismiss", [], id);
@@ -629,7 +631,7 @@ class Feed {
 
   /** Since when a question is without an answer; null when there is none. */
   silentSince() {
-    let since = this.helloAt;
+    let since = this.helloAt ?? this.pingAt;
     for (const command of this.sent.values()) since = since === null ? command.sentAt : Math.min(since, command.sentAt);
     return since;
   }
@@ -644,11 +646,13 @@ class Feed {
     const now = performance.now();
     const slept = now - this.tickedAt > 10_000; // asleep or hidden: messages may be lost
     this.tickedAt = now;
-    if (this.helloAt === null && (slept || now - this.heardAt > IDLE_MS || (now - this.heardAt > BUSY_MS && this.expectsNews()))) this.hello();
+    if (this.helloAt === null && (slept || (now - this.heardAt > BUSY_MS && this.expectsNews()))) this.hello();
     for (const entry of this.pending)
       if (entry.pending.command.acked && now - entry.pending.command.sentAt > SETTLE_MS) this.release(entry); // nothing changed: nothing to wait for
     if (this.changes.size && now - this.announcedAt > ANNOUNCE_MS) this.announceChanges();
-    for (const view of this.views) view.lookSoon(slept);
+    const quiet = this.pingAt === null && this.helloAt === null && now - this.heardAt > PING_MS;
+    if (quiet) this.pingAt = now;
+    for (const view of this.views) view.lookSoon(slept || quiet);
     this.schedule();
   }
 
@@ -1096,6 +1100,7 @@ class Output {
     this.later = []; // what came while paused
     this.laterSize = 0;
     this.following = true;
+    this.again = 0; // characters to be shown again, though paused
     this.found = [];
     this.at = -1;
     this.foundAt = -Infinity;
@@ -1152,12 +1157,13 @@ class Output {
   }
 
   clear() {
+    this.again = this.following ? 0 : Math.max(this.again, this.kept); // what a reader had in view comes back
     for (const { el } of this.blocks) el.remove();
     Object.assign(this, { stale: true, blocks: [], kept: 0, lost: 0, position: 0, held: "", later: [], laterSize: 0 });
   }
 
   write(text) {
-    if (this.following) return this.append(text);
+    if (this.following || this.kept < this.again) return this.append(text);
     this.later.push(text);
     this.laterSize += text.length;
     while (this.laterSize > MOST_KEPT) {
@@ -1358,7 +1364,7 @@ function tamed(html) {
 }
 
 function cleaned(html) {
-  const page = new DOMParser().parseFromString(html, "text/html");
+  const page = new DOMParser().parseFromString(`<!doctype html><body>${html}`, "text/html");
   for (const node of page.querySelectorAll("script, meta, base, link, iframe, frame, object, embed, form, template, noscript")) node.remove();
   for (const node of page.querySelectorAll("style")) if (LOADS.test(node.textContent)) node.remove();
   for (const node of page.querySelectorAll("*"))
@@ -1497,13 +1503,19 @@ class Pane {
   take({ task, executions, whole, more, detail, output }) {
     const { data } = this;
     if (executions && (task ?? data.task) === data.task) {
-      if (whole) data.executions.clear();
+      const before = data.executions; // the same entry for the same execution: its element and the focus stay
+      if (whole) data.executions = new Map();
       for (const row of executions) {
-        const entry = data.executions.get(row.execution_id);
-        if (entry) entry.row = row;
-        else data.executions.set(row.execution_id, { row });
+        const entry = before.get(row.execution_id) ?? {};
+        entry.row = row;
+        data.executions.set(row.execution_id, entry);
       }
       data.order = [...data.executions.values()].sort((a, b) => (b.row.seq ?? 0) - (a.row.seq ?? 0));
+      // The kernel tells no more of what new ones have pushed out.
+      for (const { row } of whole ? [] : data.order.splice(this.view.state.limit)) {
+        data.executions.delete(row.execution_id);
+        data.more = true;
+      }
       data.loaded = true;
     }
     if (more !== undefined && (task ?? data.task) === data.task) data.more = more;
@@ -1995,7 +2007,7 @@ class View {
     this.clear = wordy("Clear", "car-bare");
     this.selection = h("div", { class: "car-selection", role: "group", "aria-label": "Selected tasks", hidden: "" },
       this.selectedText, ...this.bulk.slice(0, -1), this.bulkDelete, this.clear);
-    for (const node of this.bulk.slice(0, -1)) node.addEventListener("click", () => isEnabled(node) && this.bulkDo(node.dataset.verb));
+    for (const node of this.bulk.slice(0, -1)) node.addEventListener("click", ({ detail }) => detail < 2 && isEnabled(node) && this.bulkDo(node.dataset.verb));
     this.clear.addEventListener("click", () => this.select([], false, true));
   }
 
@@ -2054,6 +2066,7 @@ class View {
     if (!found) return;
     const { view, selected, ...state } = found;
     Object.assign(this.state, state);
+    if (!this.feed.entries.has(this.state.task)) this.state.task = this.state.execution = null;
     this.selected = new Set((selected ?? []).filter((id) => this.feed.entries.has(id)));
     this.search.value = this.state.needle;
     this.pane.data = this.feed.kept?.task === this.state.task && this.feed.kept ? this.feed.kept : this.pane.data;
@@ -2158,7 +2171,8 @@ class View {
     if (!pressed || !isEnabled(pressed)) return;
     if (pressed === view.open) return this.openTask(this.state.task === entry.row.id ? null : entry.row.id);
     if (pressed === view.more) return this.menu.open(view.more, entry);
-    if (pressed.dataset.verb) return this.feed.command(pressed.dataset.verb, [entry]);
+    // The second click of a double click is no second wish.
+    if (pressed.dataset.verb) return event.detail > 1 || this.feed.command(pressed.dataset.verb, [entry]);
     entry.notice = null;
     view.buttons[0].focus({ preventScroll: true }); // the dismiss button is about to vanish
     this.schedule();
