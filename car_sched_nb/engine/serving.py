@@ -136,7 +136,6 @@ class Serving:
             now_us = self._clock.now_us()
             slot = manual_slot()
             occurrence = occurrence_id(task.id, Trigger.MANUAL, slot)
-            queue = task.overlap == "queue" and bool(self._running.of(task.id))
             run = self._running.new_run(
                 task,
                 (slot, occurrence, execution_id(occurrence, 1)),
@@ -145,7 +144,7 @@ class Serving:
                 cause=Cause.HAND,
                 trigger=Trigger.MANUAL,
                 params=params,
-                wait=("queue", None) if queue else None,
+                wait=self._wait(task),
             )
             if await self._running.claim(run, self._claim_op(task, run, now_us, None, None)):
                 return run
@@ -167,7 +166,6 @@ class Serving:
             if (newest := tried[-1]).status not in UNDONE:
                 raise InvalidInput(f"its attempt {newest.attempt} is {newest.status.value} already")
             attempt = newest.attempt + 1
-            queue = task.overlap == "queue" and bool(self._running.of(task.id))
             run = self._running.new_run(
                 task,
                 (ended.slot, ended.occurrence_id, execution_id(ended.occurrence_id, attempt)),
@@ -178,7 +176,7 @@ class Serving:
                 trigger=ended.trigger,
                 params=ended.params,
                 upstream=msgspec.json.encode(ended.upstream).decode() if ended.upstream else None,
-                wait=("queue", None) if queue else None,
+                wait=self._wait(task),
             )
             if await self._running.claim(run, self._claim_op(task, run, now_us, None, None)):
                 return run
@@ -192,6 +190,10 @@ class Serving:
             else:
                 raise InvalidInput(f"{task.name} is running; cancel it, or try again when it has ended")
         raise DefinitionChanged(task.name)
+
+    def _wait(self, task: Task) -> tuple[str, None] | None:
+        """Return what a run by hand waits for: the queue, where its task has one and something of it goes on."""
+        return ("queue", None) if task.overlap == "queue" and self._running.of(task.id) else None
 
     async def _replace(self, task: Task) -> None:
         """Stop what runs of a task here; return when it has ended."""

@@ -18,6 +18,7 @@ from tests.unit.world import (
     agent,
     attempts,
     clock_at,
+    come_true,
     every,
     follower,
     jump,
@@ -34,6 +35,15 @@ async def ended(s: Scheduler, name: str = "task") -> Execution:
     """Return a task's newest execution, at rest."""
     await rest(s)
     return s.executions(name)[-1]
+
+
+async def failed_once(s: Scheduler, **fields: Any) -> Execution:
+    """Add a task, run it by hand, and return the execution, which failed."""
+    await s.add(agent(**fields))
+    await s.run_now("task")
+    failed = await ended(s)
+    assert failed.status == "failed"
+    return failed
 
 
 async def test_a_failed_slot_is_tried_again_as_its_next_attempt(store: SqliteStore):
@@ -58,9 +68,7 @@ async def test_a_failed_slot_is_tried_again_as_its_next_attempt(store: SqliteSto
 async def test_what_completed_runs_or_waits_is_not_tried_again(store: SqliteStore):
     script = Script(lambda o: o.attempt == 1)
     async with running(store, script) as s:
-        await s.add(agent())
-        await s.run_now("task")
-        failed = await ended(s)
+        failed = await failed_once(s)
         script.hold()
         await s.retry(failed.execution_id)
         with pytest.raises(InvalidInput, match="attempt 2 is running already"):
@@ -79,9 +87,7 @@ async def test_what_completed_runs_or_waits_is_not_tried_again(store: SqliteStor
 async def test_a_task_that_runs_is_not_run_beside_itself_by_a_retry(store: SqliteStore):
     script = Script(fails=True)
     async with running(store, script) as s:
-        await s.add(agent())
-        await s.run_now("task")
-        failed = await ended(s)
+        failed = await failed_once(s)
         script.hold()
         await s.run_now("task")
         with pytest.raises(InvalidInput, match="task is running; cancel it"):
@@ -89,13 +95,11 @@ async def test_a_task_that_runs_is_not_run_beside_itself_by_a_retry(store: Sqlit
         script.let_go()
 
 
-@pytest.mark.parametrize(("overlap", "count"), [("queue", 2), ("replace", 2), ("allow", 2)])
-async def test_a_retry_follows_the_tasks_overlap(store: SqliteStore, overlap: str, count: int):
+@pytest.mark.parametrize("overlap", ["queue", "replace", "allow"])
+async def test_a_retry_follows_the_tasks_overlap(store: SqliteStore, overlap: str):
     script = Script(lambda o: o.attempt == 1)
     async with running(store, script) as s:
-        await s.add(agent(overlap=overlap))
-        await s.run_now("task")
-        failed = await ended(s)
+        failed = await failed_once(s, overlap=overlap)
         script.hold()
         await s.run_now("task")
         await rest(s)
@@ -113,9 +117,7 @@ async def test_a_retry_follows_the_tasks_overlap(store: SqliteStore, overlap: st
 async def test_two_clicks_on_retry_try_again_once(store: SqliteStore, overlap: str):
     script = Script(lambda o: o.attempt == 1)
     async with running(store, script) as s:
-        await s.add(agent(overlap=overlap))
-        await s.run_now("task")
-        failed = await ended(s)
+        failed = await failed_once(s, overlap=overlap)
         script.hold()
         refused = []
 
@@ -168,9 +170,7 @@ async def test_a_cancelled_and_a_deleted_tasks_run(store: SqliteStore):
 
 async def test_another_namespaces_execution_is_not_found(path: Path):
     async with running(str(path), Script(fails=True), namespace="one") as s:
-        await s.add(agent())
-        await s.run_now("task")
-        failed = await ended(s)
+        failed = await failed_once(s)
     async with running(str(path), namespace="two") as s:
         with pytest.raises(UnknownExecution):
             await s.retry(failed.execution_id)
@@ -268,19 +268,10 @@ async def test_who_else_plans_a_task(path: Path):
         assert b.armed_elsewhere() == {}
         await a.arm("task")
         await b.add(every("2h", first="next"))  # which disarms it there
-        for _ in range(200):
-            if not b.armed_elsewhere():
-                break
-            await pass_no_time(b)
+        await come_true(lambda: not b.armed_elsewhere())
         assert b.armed_elsewhere() == {}
         await b.delete("task")
         assert a.armed_elsewhere() == {}
-
-
-async def pass_no_time(s: Scheduler) -> None:
-    """Let the other owner look around."""
-    await anyio.sleep(0.05)
-    await rest(s)
 
 
 @pytest.mark.parametrize(

@@ -105,6 +105,12 @@ async def test_only_the_figures_of_rows_that_are_looked_at_are_sent_and_again_wh
             assert told[0][ids["seen"]]["of"] == 2
 
 
+def outputs_of(page: Viewer) -> list[dict[str, Any]]:
+    """Return what the view `v` was told of output, in order."""
+    views = [message.get("views", {}).get("v", {}) for message in page.of("update")]
+    return [view["output"] for view in views if "output" in view]
+
+
 async def opened(watch: Watched, page: Viewer, name: str, **more: Any) -> dict[str, Any]:
     """Open a task, or an execution of it; return what the view then has."""
     page.say(type="look", view="v", rows=[], task=page.rows()[name]["id"], **more)
@@ -255,11 +261,7 @@ async def test_a_running_execution_is_followed_to_its_end(store: SqliteStore):
             view = page.view()
             assert (view["output"], view["size"], view["skipped"]) == ("first\nsecönd ?\ufffd\nlast", 20, 0)
             assert view["detail"]["state"] == Status.COMPLETED
-            resets = [
-                m["views"]["v"]["output"].get("reset")
-                for m in page.of("update")
-                if "output" in m.get("views", {}).get("v", {})
-            ]
+            resets = [output.get("reset") for output in outputs_of(page)]
             assert resets[0] is True
             assert not any(resets[1:])
 
@@ -280,11 +282,7 @@ async def test_much_output_comes_in_bounded_messages_and_says_what_was_skipped(s
             assert view["output"] == text[:HEAD] + text[-TAIL:]
             assert view["skipped"] == len(text) - HEAD - TAIL
             assert view["size"] == len(text)
-            said = [
-                m["views"]["v"]["output"]["text"]
-                for m in page.of("update")
-                if "output" in m.get("views", {}).get("v", {})
-            ]
+            said = [output["text"] for output in outputs_of(page)]
             assert max(len(one.encode()) for one in said) <= 64 * 1024
             id_ = run.execution_id
             recorder.let_go()
