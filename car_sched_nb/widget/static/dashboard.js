@@ -8,8 +8,7 @@
 // textContent only. What a task displayed is shown as an image, or in a frame that may run and load nothing.
 
 const SILENCE_MS = 5_000; // a question without an answer is shown as such after this long
-const PING_MS = 5_000; // after this long without a word say again what is looked at, which is always answered
-const BUSY_MS = 3_000; // the same while something runs or is due, of which a kernel that lives tells every second
+const PING_MS = 3_000; // after this long without a word say again what is looked at, which is always answered
 const SETTLE_MS = 2_000; // an accepted click keeps its word at most this long
 const RESORT_MS = 1_000; // changed values move rows at most this often
 const HOLD_MS = 5_000; // and not while the pointer is on its way to a button
@@ -354,7 +353,7 @@ class Feed {
       }
     }
     // What is fresh is drawn as it is; else a question tells.
-    if (this.seq === null || performance.now() - this.heardAt > BUSY_MS) this.hello();
+    if (this.seq === null || performance.now() - this.heardAt > PING_MS) this.hello();
   }
 
   leave(view) {
@@ -646,7 +645,7 @@ class Feed {
     const now = performance.now();
     const slept = now - this.tickedAt > 10_000; // asleep or hidden: messages may be lost
     this.tickedAt = now;
-    if (this.helloAt === null && (slept || (now - this.heardAt > BUSY_MS && this.expectsNews()))) this.hello();
+    if (this.helloAt === null && slept) this.hello();
     for (const entry of this.pending)
       if (entry.pending.command.acked && now - entry.pending.command.sentAt > SETTLE_MS) this.release(entry); // nothing changed: nothing to wait for
     if (this.changes.size && now - this.announcedAt > ANNOUNCE_MS) this.announceChanges();
@@ -654,12 +653,6 @@ class Feed {
     if (quiet) this.pingAt = now;
     for (const view of this.views) view.lookSoon(slept || quiet);
     this.schedule();
-  }
-
-  expectsNews() {
-    const dueUs = (Date.now() + this.offsetMs - BUSY_MS) * 1000;
-    const isDue = ({ row }) => row.enabled && row.armed && !row.waits && row.next_at_us != null && row.next_at_us < dueUs;
-    return this.head?.running > 0 || [...this.entries.values()].some(isDue);
   }
 
   announceChanges() {
