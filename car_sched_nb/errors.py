@@ -168,11 +168,12 @@ class TaskCancelled(BaseException):
 
 
 class BodyFailed(CarError):
-    """Raised by a runner to fail an execution with a text of its own instead of a traceback."""
+    """Raised by a runner to fail an execution with a text of its own, and a traceback if there is one."""
 
-    def __init__(self, message: str, error_type: str = "BodyFailed") -> None:
+    def __init__(self, message: str, error_type: str = "BodyFailed", traceback: str | None = None) -> None:
         super().__init__(message)
         self.error_type = error_type
+        self.traceback = traceback
 
 
 def nearest(given: str, known: Iterable[str], none: str = "") -> str:

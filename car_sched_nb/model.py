@@ -144,7 +144,26 @@ class Task(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
 
     runner: str = "python"
     executor: str = ""
-    """loop, thread, or empty for what the body needs."""
+    """loop, thread, process, or empty for what the body needs."""
+    memory: str = ""
+    """How much memory a process may take: `2GB`."""
+    argv: bool = False
+    """A shell task's body is words, not a script: no shell reads it."""
+    cwd: str = ""
+    env: tuple[str, ...] = ()
+    """Names of environment variables that the body needs; their values are masked in all that is kept."""
+    model: str = ""
+    base_url: str = ""
+    key_env: str = ""
+    """The environment variable with the model's key, when it is not the provider's usual one."""
+    tools: tuple[str, ...] = ()
+    """Names of the notebook's functions that an agent may call."""
+    output_type: str = ""
+    """The notebook's pydantic model, dataclass or type that an agent's answer has to fit."""
+    total_tokens: int = 0
+    max_cost: float = 0.0
+    """US dollars a run."""
+    daily_tokens: int = 0
     tz: str = ""
     align: bool = False
     first: str = "now"
@@ -163,6 +182,10 @@ class Task(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     on_crash: str = "leave"
     notify: str = ""
     """What is worth a notice: some of `NOTICES` by commas, `none`, or empty for a failure and the recovery from it."""
+    on_failure: str = ""
+    """A command to run at the first failure in a row."""
+    ping: str = ""
+    """`env:NAME`, the variable with a URL to fetch after each success."""
     after: str = ""
     """Names of the tasks that this one follows, one a line."""
     when: str = "completed"

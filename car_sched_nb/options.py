@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 import shlex
 from collections.abc import Iterable, Mapping
@@ -94,12 +95,18 @@ OPTIONS: tuple[Option, ...] = (
         True,
         group="when",
     ),
-    Option("runner", "NAME", "what does the work: python (default), shell, or one that you registered", group="what"),
+    Option(
+        "runner",
+        "NAME",
+        "what does the work: python (default), shell, agent, notebook, or one that you registered",
+        ("python", "shell", "agent", "notebook"),
+        group="what",
+    ),
     Option(
         "executor",
         "WHERE",
-        "where a Python body runs: loop (the kernel's) or thread",
-        ("loop", "thread"),
+        "where a Python body runs: loop (the kernel's), thread, or process",
+        ("loop", "thread", "process"),
         True,
         group="what",
     ),
@@ -112,8 +119,32 @@ OPTIONS: tuple[Option, ...] = (
         group="what",
         field="params",
     ),
+    Option(
+        "env",
+        "NAME",
+        "an environment variable that the body needs; its value is masked in what is kept",
+        many=True,
+        group="what",
+    ),
+    Option("cwd", "DIR", "the working directory of a process", group="what"),
+    Option("argv", "", "the body is a command's words, one command without a shell", group="what"),
+    Option("memory", "SIZE", "how much memory a process may take", ("500MB", "2GB"), group="what"),
+    Option(
+        "model",
+        "NAME",
+        "an agent's model: local, openai:gpt-5-mini, anthropic:claude-sonnet-4-5",
+        ("local", "openai:gpt-5-mini", "anthropic:claude-sonnet-4-5"),
+        group="what",
+    ),
+    Option("base-url", "URL", "where an OpenAI-compatible model is served", group="what"),
+    Option("key-env", "NAME", "the environment variable with its key, if not the provider's usual one", group="what"),
     Option("system", "TEXT", "the system prompt of an agent", group="what", field="system_prompt"),
+    Option("tools", "FN,FN", "functions of the notebook that an agent may call", many=True, group="what"),
+    Option("output-type", "TYPE", "the notebook's pydantic model that an agent's answer has to fit", group="what"),
     Option("max-turns", "N", "turns that an agent may take (10)", group="what"),
+    Option("total-tokens", "N", "end an agent's run that has used more tokens", group="what"),
+    Option("max-cost", "USD", "end an agent's run that has cost more", group="what"),
+    Option("daily-tokens", "N", "skip the slots of an agent that has used so many tokens today", group="what"),
     Option("timeout", "DUR", "stop a run that takes longer", ("30s", "5m", "30m")),
     Option(
         "catchup",
@@ -150,11 +181,15 @@ OPTIONS: tuple[Option, ...] = (
         (*NOTICES, "none"),
         bare=",".join(NOTICES),
     ),
+    Option("on-failure", "CMD", "a command to run at the first failure in a row; $CAR_TASK and $CAR_ERROR tell of it"),
+    Option("ping", "env:NAME", "fetch the URL in this environment variable after each success"),
     Option("no-run", "", "only define a task that has no trigger; do not run it now", group="mode"),
     Option("test", "", "run it once in this cell and store nothing", group="mode"),
     Option("dry-run", "", "show what would be defined and store nothing", group="mode"),
 )
-_COUNTS = frozenset({"max-turns", "retries", "max-runs", "max-failures"})
+_COUNTS = frozenset({"max-turns", "retries", "max-runs", "max-failures", "total-tokens", "daily-tokens"})
+_NAMES = frozenset({"env", "tools"})
+"""Options that are names, several or by commas."""
 BY_NAME = {option.name: option for option in OPTIONS}
 MODES = frozenset(option.name for option in OPTIONS if option.group == "mode")
 
@@ -327,6 +362,10 @@ def make_task(name: str, prompt: str, given: Mapping[str, Any]) -> Task:
     for option in _COUNTS & values.keys():
         field = BY_NAME[option].key
         fields[field] = _count(option, fields[field])
+    for option in _NAMES & values.keys():
+        fields[option] = _names(fields[option])
+    if "max-cost" in values:
+        fields["max_cost"] = _dollars(fields["max_cost"])
     return Task(name=name, prompt=prompt, **when, **fields, params=_params(values.get("param", [])))
 
 
@@ -399,6 +438,21 @@ def _count(name: str, value: Any) -> int:
     return count
 
 
+def _names(given: str | Iterable[str]) -> tuple[str, ...]:
+    texts = [given] if isinstance(given, str) else given
+    return tuple(dict.fromkeys(name for text in texts for name in str(text).replace(",", " ").split()))
+
+
+def _dollars(value: Any) -> float:
+    try:
+        dollars = float(str(value).lstrip("$"))
+    except ValueError:
+        dollars = 0.0
+    if not 0 < dollars < math.inf:
+        raise InvalidInput(f"--max-cost is a number of US dollars, as in --max-cost 0.50, not {value!r}")
+    return dollars
+
+
 def _params(given: Iterable[str] | Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(given, Mapping):
         return dict(given)
@@ -452,6 +506,7 @@ def typed_line(task: Task) -> str:
 def _as_words(option: Option, value: Any) -> list[str]:
     if value is True:
         return [option.flag]
+    value = ",".join(value) if isinstance(value, tuple) else value
     # A value that looks like an option would be taken for the next one.
     return [f"{option.flag}={value}"] if str(value).startswith("--") else [option.flag, str(value)]
 

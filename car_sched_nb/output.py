@@ -67,7 +67,7 @@ class Output:
         self.cleared = 0
         """How many of its characters were taken back by `clear`."""
 
-    def write(self, text: str) -> int:
+    def write(self, text: str, stream: str = "stdout") -> int:
         """Append text; return its length, as a stream does."""
         if not isinstance(text, str):
             raise TypeError(f"write() argument must be str, not {type(text).__name__}")
@@ -85,6 +85,17 @@ class Output:
             if rest:
                 self._append_tail(rest)
         return len(text)
+
+    def show(self, bundle: dict[str, Any]) -> None:
+        """Keep what was displayed, a MIME bundle."""
+        self.displays.append(bundle)
+
+    def hide(self, *values: str) -> None:
+        """Mask these values in all that is kept from now on: secrets."""
+
+    def masked(self, text: str) -> str:
+        """Return a text with the hidden values masked."""
+        return text
 
     @property
     def displays(self) -> list[dict[str, Any]]:

@@ -15,10 +15,10 @@ from car_sched_nb.model import NOTICES, Task, Trigger, check_name
 from car_sched_nb.runners.base import Runner
 from car_sched_nb.triggers import check_trigger
 
-_TEXTS = ("schedule", "timeout", "grace", "watch_path", "retry_delay", "jitter", "until")
+_TEXTS = ("schedule", "timeout", "grace", "watch_path", "retry_delay", "jitter", "until", "cwd", "memory")
 _DURATIONS = {"timeout": False, "grace": True, "retry_delay": True, "jitter": True}
 """Policies that are durations, and whether they may be 0."""
-_COUNTS = ("retries", "max_runs", "max_failures")
+_COUNTS = ("retries", "max_runs", "max_failures", "total_tokens", "max_cost", "daily_tokens")
 _CHOICES = {
     "catchup": ("latest", "none", "all"),
     "overlap": ("skip", "queue", "replace", "allow"),

@@ -177,11 +177,13 @@ class Run:
         assert outcome is not None
         text = self.output.text()
         kept = None
-        if text or outcome.traceback or self.output.has_displays:
+        output = outcome.output
+        if text or outcome.traceback or self.output.has_displays or output.transcript or output.artifact:
             displays = _kept_displays(self.output.displays)
             path = str(self.output.path) if self.output.path else None
-            kept = ops.Output(self.execution_id, text, outcome.traceback, displays, path)
-        output = outcome.output
+            kept = ops.Output(
+                self.execution_id, text, outcome.traceback, displays, path, None, output.transcript, output.artifact
+            )
         end = ops.End(
             execution_id=self.execution_id,
             owner=self.row.owner,
@@ -257,7 +259,8 @@ def failure(error: BaseException, task_name: str) -> Outcome:
     if isinstance(error, BodyFailed):
         output = getattr(error, "output", None)
         kept = output if isinstance(output, AgentOutput) else AgentOutput()
-        return Outcome(Status.FAILED, kept, error=clip(str(error)), error_type=clip(error.error_type))
+        trace = clip(error.traceback) if error.traceback else None
+        return Outcome(Status.FAILED, kept, error=clip(str(error)), error_type=clip(error.error_type), traceback=trace)
     if isinstance(error, RuntimeError) and isinstance(error.__cause__, StopIteration):
         error = error.__cause__  # a coroutine on the way turned it (PEP 479); the body raised this one
     try:

@@ -47,6 +47,10 @@ class AgentOutput(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     cost: float | None = None
     model: str | None = None
     tools_used: tuple[str, ...] = ()
+    transcript: str | None = None
+    """The conversation as JSON, for `car.transcript`."""
+    artifact: str | None = None
+    """The path of a file that it made: the executed notebook."""
 
 
 class Occurrence(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -129,13 +129,19 @@ class Finish(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Output(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """What an execution printed and displayed; `path` holds the full text when it was cut."""
+    """What an execution printed and displayed; `path` holds the full text when it was cut.
+
+    `marks` tells when which stream wrote, and where the displays stand in the text.
+    """
 
     execution_id: str
     text: str
     traceback: str | None
     display: str | None
     path: str | None
+    marks: str | None = None
+    transcript: str | None = None
+    artifact: str | None = None
 
 
 class Call(msgspec.Struct, frozen=True):

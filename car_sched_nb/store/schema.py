@@ -48,6 +48,14 @@ STEPS = (
     ALTER TABLE executions ADD COLUMN cancel_asked INTEGER;
     ALTER TABLE executions ADD COLUMN upstream TEXT;
     """,
+    # Runners: when what was printed, what an agent and its tools said, and files that were made.
+    """
+    ALTER TABLE outputs ADD COLUMN marks TEXT;
+    ALTER TABLE outputs ADD COLUMN transcript TEXT;
+    ALTER TABLE outputs ADD COLUMN artifact TEXT;
+    CREATE TABLE settings (namespace TEXT NOT NULL, name TEXT NOT NULL, value TEXT NOT NULL,
+        PRIMARY KEY (namespace, name)) WITHOUT ROWID;
+    """,
 )
 """Step n leads from schema version n to n + 1; each runs in one transaction with its version."""
 

@@ -108,8 +108,9 @@ _FAILURES = """
     UPDATE tasks SET failures = iif(:failed, failures + 1, 0),
         enabled = iif(:failed AND failures + 1 >= :most, 0, enabled) WHERE id = :id"""
 _OUTPUT = """
-    INSERT OR REPLACE INTO outputs (execution_id, text, traceback, display, path)
-    SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4 FROM jsonb_each(?)"""
+    INSERT OR REPLACE INTO outputs (execution_id, text, traceback, display, path, marks, transcript, artifact)
+    SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7
+    FROM jsonb_each(?)"""
 
 
 class SqliteStore:
