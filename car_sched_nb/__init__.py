@@ -31,15 +31,18 @@ if TYPE_CHECKING:
     from car_sched_nb.notebook.verbs import adopt as adopt
     from car_sched_nb.notebook.verbs import archive as archive
     from car_sched_nb.notebook.verbs import arm as arm
+    from car_sched_nb.notebook.verbs import artifact as artifact
     from car_sched_nb.notebook.verbs import backfill as backfill
     from car_sched_nb.notebook.verbs import cancel as cancel
     from car_sched_nb.notebook.verbs import dashboard as dashboard
+    from car_sched_nb.notebook.verbs import debug as debug
     from car_sched_nb.notebook.verbs import delete as delete
     from car_sched_nb.notebook.verbs import edit as edit
     from car_sched_nb.notebook.verbs import help as help
     from car_sched_nb.notebook.verbs import history as history
     from car_sched_nb.notebook.verbs import list as list
     from car_sched_nb.notebook.verbs import logs as logs
+    from car_sched_nb.notebook.verbs import mailbox as mailbox
     from car_sched_nb.notebook.verbs import namespace as namespace
     from car_sched_nb.notebook.verbs import pause as pause
     from car_sched_nb.notebook.verbs import preview as preview
@@ -47,16 +50,19 @@ if TYPE_CHECKING:
     from car_sched_nb.notebook.verbs import run as run
     from car_sched_nb.notebook.verbs import run_now as run_now
     from car_sched_nb.notebook.verbs import scheduler as scheduler
+    from car_sched_nb.notebook.verbs import send as send
     from car_sched_nb.notebook.verbs import show as show
+    from car_sched_nb.notebook.verbs import state as state
     from car_sched_nb.notebook.verbs import tasks as tasks
     from car_sched_nb.notebook.verbs import wait as wait
     from car_sched_nb.runners.base import AgentOutput as AgentOutput
     from car_sched_nb.runners.base import AgentRunner as AgentRunner
     from car_sched_nb.runners.base import AgentSpec as AgentSpec
-    from car_sched_nb.runners.base import Mailbox as Mailbox
     from car_sched_nb.runners.base import Runtime as Runtime
     from car_sched_nb.runners.base import SharedInfra as SharedInfra
     from car_sched_nb.runners.base import current as current
+    from car_sched_nb.runners.mail import Mailbox as Mailbox
+    from car_sched_nb.runners.mail import State as State
 
 __version__ = "0.1.0"
 
@@ -68,9 +74,10 @@ _HOMES = {
     "errors": "CarError InvalidInput StoreError UnknownTask",
     "model": "Cause Execution Status Task TaskStatus Trigger",
     "notebook.decorator": "runner task",
-    "notebook.verbs": "adopt archive arm backfill cancel dashboard delete edit help history list logs namespace pause "
-    "preview resume run run_now scheduler show tasks wait",
-    "runners.base": "AgentOutput AgentRunner AgentSpec Mailbox Runtime SharedInfra current",
+    "notebook.verbs": "adopt archive arm artifact backfill cancel dashboard debug delete edit help history list logs "
+    "mailbox namespace pause preview resume run run_now scheduler send show state tasks wait",
+    "runners.base": "AgentOutput AgentRunner AgentSpec Runtime SharedInfra current",
+    "runners.mail": "Mailbox State",
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
 

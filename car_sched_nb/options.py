@@ -114,7 +114,7 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "param",
         "NAME=VALUE",
-        "a parameter: car.current().params, $CAR_PARAM_NAME, {name}",
+        "a parameter: car.current().params, $CAR_PARAM_NAME, {name}, a notebook's variable",
         many=True,
         group="what",
         field="params",

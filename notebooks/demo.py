@@ -21,7 +21,7 @@ import car_sched_nb as car
 
 HERE = Path(__file__).resolve().parent
 BUILD = HERE.parent / "build" / "demo"
-INPUT = ["prices.csv"]
+INPUT = ["prices.csv", "report.ipynb"]
 CELL_TIMEOUT_S = 120
 
 COLUMNS = ["task", "trigger", "slot", "status", "started", "late ms", "took ms", "answer"]

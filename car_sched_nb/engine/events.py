@@ -29,6 +29,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     execution: Execution | None = None
     result: Any = None
     """The live result, for finished."""
+    exception: BaseException | None = None
+    """What the body raised, for finished; nobody else keeps it alive."""
     final: bool = True
     """False for a finished attempt whose next one is planned."""
     text: str = ""

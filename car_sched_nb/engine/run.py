@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import traceback
 from datetime import timedelta
+from types import TracebackType
 from typing import Any
 
 import anyio
@@ -16,6 +18,8 @@ from car_sched_nb.output import Output, clip
 from car_sched_nb.runners.base import AgentOutput, Occurrence, Progress
 from car_sched_nb.store import ops
 from car_sched_nb.store.ops import Row
+
+_PACKAGE = os.path.dirname(os.path.dirname(__file__)) + os.sep  # noqa: PTH120 - compared with a code's file name
 
 
 class Outcome(msgspec.Struct, frozen=True, gc=False):
@@ -41,6 +45,7 @@ class Run:
         "cancel_status",
         "duration_us",
         "entry",
+        "exception",
         "finish",
         "finished_us",
         "holds_place",
@@ -48,6 +53,7 @@ class Run:
         "mono_us",
         "next_attempt",
         "not_before_us",
+        "noted",
         "outcome",
         "output",
         "over",
@@ -91,6 +97,11 @@ class Run:
         self.mono_us = 0
         self.progress: Progress | None = None
         self.result: Any = None
+        self.noted: AgentOutput | None = None
+        """What the work has left so far, for an end that leaves nothing."""
+        self.exception: BaseException | None = None
+        """What the body raised, until its end is told. Not in the outcome, which no collector looks into: its frames
+        lead back to this run."""
         self.outcome: Outcome | None = None
         self.finished_us = 0
         self.duration_us: int | None = None
@@ -169,6 +180,8 @@ class Run:
 
     def end_as(self, outcome: Outcome) -> None:
         """Replace how it ended by what can be told."""
+        if self.noted is not None and outcome.output == AgentOutput():
+            outcome = msgspec.structs.replace(outcome, output=self.noted)
         self.outcome, self.result = outcome, outcome.result
 
     def ends(self) -> ops.Finish:
@@ -273,12 +286,20 @@ def failure(error: BaseException, task_name: str) -> Outcome:
     )
 
 
+def from_body(trace: TracebackType | None, task_name: str) -> TracebackType | None:
+    """Return a traceback from the body's first frame on; a function's begins where this package has called it."""
+    body, ours = f"<car_task {task_name}>", trace
+    where = trace
+    while where is not None and where.tb_frame.f_code.co_filename != body:
+        where = where.tb_next
+    while ours is not None and ours.tb_frame.f_code.co_filename.startswith(_PACKAGE):
+        ours = ours.tb_next
+    return where or ours or trace
+
+
 def _traceback(error: BaseException, task_name: str) -> str:
     """Format from the body's first line on: what is above is ours, and of no use to its author."""
-    where = error.__traceback__
-    while where is not None and where.tb_frame.f_code.co_filename != f"<car_task {task_name}>":
-        where = where.tb_next
     try:
-        return "".join(traceback.format_exception(type(error), error, where or error.__traceback__))
+        return "".join(traceback.format_exception(type(error), error, from_body(error.__traceback__, task_name)))
     except Exception as broken:  # noqa: BLE001 - the same
         return f"{type(error).__name__} (its traceback cannot be shown: {type(broken).__name__})\n"

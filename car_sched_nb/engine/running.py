@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import partial
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import anyio
@@ -18,7 +19,7 @@ from car_sched_nb.engine.events import Event, Events
 from car_sched_nb.engine.places import Places
 from car_sched_nb.engine.run import Outcome, Run, failure
 from car_sched_nb.engine.source import RunSource
-from car_sched_nb.errors import InvalidInput, SchedulerClosed, StoreError, UnknownRunner
+from car_sched_nb.errors import BodyFailed, InvalidInput, SchedulerClosed, StoreError, UnknownRunner
 from car_sched_nb.loops import Spawn, soon_caller
 from car_sched_nb.model import Cause, Execution, Status, Task, Trigger, from_us, to_us
 from car_sched_nb.output import Output, current_output
@@ -88,6 +89,7 @@ class Running:
         self.infra = infra
         self._events = events
         self._folder = store.folder
+        self._scratch: TemporaryDirectory[str] | None = None
         self._troubles: dict[tuple[str, str], type] = {}
         """What the store refused last, by task id and what was to be written, until it takes it."""
 
@@ -163,10 +165,21 @@ class Running:
         return run
 
     def _run_of(self, task: Task, row: Any, params: dict[str, Any]) -> Run:
-        if self._folder is None:
-            return Run(task, row, params, Output())
-        name = row.execution_id.replace(":", "_").replace("#", "_")
-        return Run(task, row, params, Output(f"{self._folder}/outputs/{name}.txt"))
+        spill = self.file_of(row.execution_id, ".txt") if self._folder is not None else None
+        return Run(task, row, params, Output(spill))
+
+    def file_of(self, execution_id: str, suffix: str) -> str:
+        """Return where a file of an execution is kept: beside the store, or as long as the scheduler lives."""
+        if self._folder is None and self._scratch is None:
+            self._scratch = TemporaryDirectory(prefix="car-outputs-")
+        folder = self._folder if self._scratch is None else self._scratch.name
+        name = execution_id.replace(":", "_").replace("#", "_")
+        return f"{folder}/outputs/{name}{suffix}"
+
+    def clean_up(self) -> None:
+        """Remove the files of a store in memory, which is gone with its scheduler."""
+        if self._scratch is not None:
+            self._scratch.cleanup()
 
     def release(self, run: Run) -> None:
         """Give back the place that a run holds."""
@@ -401,6 +414,8 @@ class Running:
             # One that nobody asked for is the body's own error; any other must never be swallowed.
             if cancelled and (self.closing or anyio.get_current_task().has_pending_cancellation()):
                 raise
+            if self._events.heard and not isinstance(error, BodyFailed):
+                run.exception = error
             return failure(error, run.task.name)
 
     def last_success(self, task: Task) -> datetime | None:
@@ -547,6 +562,7 @@ class Running:
             self.kept[run.task.id] = (run.execution_id, run.result)
         run.end()
         self.tell("finished", run.task, run)
+        run.exception = None
         self.ended(run)
 
     def trouble(self, task: Task, what: str, error: BaseException, text: str, run: Run | None = None) -> None:
@@ -581,6 +597,7 @@ class Running:
                 execution_id=run.execution_id if run else None,
                 execution=run.execution if run and over else execution,
                 result=run.result if run and over else None,
+                exception=run.exception if run and over else None,
                 final=run is None or run.next_attempt is None,
                 text=text,
             )

@@ -43,6 +43,7 @@ from car_sched_nb.loops import soon_caller, spawner
 from car_sched_nb.model import Cause, Execution, Status, Task, Trigger, same_slots
 from car_sched_nb.output import route_streams
 from car_sched_nb.runners.base import AgentRunner, Runner, SharedInfra
+from car_sched_nb.runners.notebook import NotebookRunner
 from car_sched_nb.runners.python import PythonRunner
 from car_sched_nb.runners.shell import ShellRunner
 from car_sched_nb.runners.user import RunFunction, UserRunner
@@ -104,7 +105,11 @@ class Scheduler:
         self.clock = clock or SystemClock()
         self.infra = SharedInfra()
         self.python = python or PythonRunner()
-        self.runners: dict[str, Runner] = {"python": self.python, "shell": ShellRunner()}
+        self.runners: dict[str, Runner] = {
+            "python": self.python,
+            "shell": ShellRunner(),
+            "notebook": NotebookRunner(namespace),
+        }
         self._host = host or OwnLoop()
         self._given = store
         self._owner_name = owner_name or whoami(namespace)
@@ -152,6 +157,7 @@ class Scheduler:
             events=self._events,
             max_running=self._max_running,
         )
+        stack.callback(self.running.clean_up)
         self.engine = Engine(self.store, self.writer, self.clock, self.running)
         self._serving = Serving(self.running, self.store, self.writer, self.clock)
         self._watcher = Watcher(

@@ -8,7 +8,7 @@ from typing import Protocol
 from car_sched_nb.engine.run import Run
 from car_sched_nb.model import Task
 from car_sched_nb.output import Output
-from car_sched_nb.runners.base import Occurrence, Progress, Runtime, SharedInfra, Upstream
+from car_sched_nb.runners.base import AgentOutput, Occurrence, Progress, Runtime, SharedInfra, Upstream
 
 
 class Told(Protocol):
@@ -26,6 +26,10 @@ class Told(Protocol):
 
     def upstream(self, run: Run) -> dict[str, Upstream]:
         """Return what it follows."""
+        ...
+
+    def file_of(self, execution_id: str, suffix: str) -> str:
+        """Return where a file of an execution is kept."""
         ...
 
 
@@ -62,3 +66,9 @@ class RunSource:
 
     def upstream(self) -> dict[str, Upstream]:
         return self._running.upstream(self.run)
+
+    def note(self, output: AgentOutput) -> None:
+        self.run.noted = output
+
+    def file(self, suffix: str) -> str:
+        return self._running.file_of(self.run.execution_id, suffix)

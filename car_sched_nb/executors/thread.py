@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import anyio
@@ -30,8 +31,8 @@ _IDLE_S = 10.0
 _PATIENCE_S = 0.5
 _LOOK_S = 0.001
 _WITH_LOCKS = frozenset(
-    "car_sched_nb.output concurrent.futures._base concurrent.futures.thread importlib._bootstrap "
-    "importlib._bootstrap_external logging logging.handlers queue threading".split()
+    "car_sched_nb.output car_sched_nb.runners.mail concurrent.futures._base concurrent.futures.thread "
+    "importlib._bootstrap importlib._bootstrap_external logging logging.handlers queue threading".split()
 )
 
 
@@ -48,6 +49,8 @@ class Job:
         self.cancelled = False
         self.wake = threading.Lock()
         self.wake.acquire()
+        self.bell: threading.Lock | None = None
+        """What the body waits for in `wait_for`."""
         self.result: Any = None
         self.error: BaseException | None = None
         self._pid = os.getpid()
@@ -68,6 +71,10 @@ class Job:
                 _set_async_exc(self.thread_id, id(TaskCancelled))
                 # Only then: a body that wakes must meet the exception before its next line.
                 self.wake.release()
+                bell = self.bell
+                if bell is not None:
+                    with suppress(RuntimeError):  # it has just been rung
+                        bell.release()
         return True
 
     def work(self) -> None:
@@ -120,6 +127,20 @@ def _sleep(seconds: float, /) -> None:
     else:
         # A bare lock, because its wait is one call into C: an Event's is Python code that must not be cut in two.
         job.wake.acquire(timeout=min(seconds, threading.TIMEOUT_MAX))
+
+
+def wait_for(bell: threading.Lock, timeout_s: float) -> bool:
+    """Wait until somebody releases a lock, in seconds (-1: for ever); in a body's thread a cancel ends it too."""
+    timeout_s = min(timeout_s, threading.TIMEOUT_MAX)
+    job = _current_job.get()
+    if job is None or job.thread_id != threading.get_ident():
+        return bell.acquire(timeout=timeout_s)
+    job.bell = bell
+    try:
+        # A cancel before this line has found no bell to ring; its exception comes at the next one.
+        return not job.cancelled and bell.acquire(timeout=timeout_s)
+    finally:
+        job.bell = None
 
 
 class ThreadPool:

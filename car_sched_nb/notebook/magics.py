@@ -13,7 +13,7 @@ from IPython.core.magic import Magics, cell_magic, line_magic, magics_class, no_
 from car_sched_nb import options
 from car_sched_nb.errors import CarError, InvalidInput, nearest
 from car_sched_nb.model import Execution, Task, Trigger
-from car_sched_nb.notebook import card, trial, verbs
+from car_sched_nb.notebook import artifact, card, trial, verbs
 from car_sched_nb.notebook.digest import digest
 from car_sched_nb.notebook.session import Session
 from car_sched_nb.store.records import Defined
@@ -235,6 +235,16 @@ def _logs(magics: CarMagics, words: list[str]) -> None:
     sys.stdout.write(text if not text or text.endswith("\n") else text + "\n")
 
 
+def _artifact(magics: CarMagics, words: list[str]) -> Any:
+    if not 1 <= len(words) <= 2:
+        raise InvalidInput(f"write: %car {VERBS['artifact'].usage}")
+    return artifact.find(magics.session, *words)
+
+
+def _debug(magics: CarMagics, words: list[str]) -> None:
+    verbs.debug(_one("debug", words))
+
+
 _HISTORY_OPTIONS = {"--last": "since", "--since": "since", "--until": "until", "--status": "status", "--limit": "limit"}
 
 
@@ -316,6 +326,10 @@ VERBS: dict[str, Verb] = {
     "show": Verb("show NAME", "print the cell that defines a task", _show, takes_task=True),
     "edit": Verb("edit NAME", "put that cell into a new one", _edit, takes_task=True),
     "logs": Verb("logs NAME [EXECUTION_ID]", "what its newest execution printed", _logs, takes_task=True),
+    "artifact": Verb(
+        "artifact NAME [EXECUTION_ID]", "the file it has left: an executed notebook", _artifact, takes_task=True
+    ),
+    "debug": Verb("debug NAME", "open its last exception in the debugger", _debug, takes_task=True),
     "history": Verb(
         "history [NAME ...] [--last DUR] [--since T] [--until T] [--status S] [--limit N]",
         "executions as a DataFrame",

@@ -50,14 +50,30 @@ def notebook_path() -> str | None:
     except (RuntimeError, OSError, ValueError):
         return None
     kernel_id = connection.stem.removeprefix("kernel-")
-    parents = {os.environ.get("JPY_PARENT_PID"), str(os.getppid())}
-    for file in connection.parent.glob("jpserver-*.json"):
-        if file.stem.removeprefix("jpserver-") in parents:
-            found = _ask(file, kernel_id)
-            if found:
-                return found
+    for file in _servers(connection.parent):
+        found = _ask(file, kernel_id)
+        if found:
+            return found
     start = os.environ.get("JPY_SESSION_NAME", "")
     return start if of_a_server and start.endswith(".ipynb") and Path(start).is_absolute() else None
+
+
+def server_root() -> Path | None:
+    """Return the folder that this kernel's own server shows, or None when there is none."""
+    try:
+        from ipykernel.connect import get_connection_file
+
+        for file in _servers(Path(get_connection_file()).parent):
+            return Path(json.loads(file.read_text(encoding="utf-8"))["root_dir"])
+    except (RuntimeError, OSError, ValueError, KeyError):
+        pass
+    return None
+
+
+def _servers(folder: Path) -> list[Path]:
+    """Return what the server that started this kernel says of itself."""
+    parents = {os.environ.get("JPY_PARENT_PID"), str(os.getppid())}
+    return [file for file in folder.glob("jpserver-*.json") if file.stem.removeprefix("jpserver-") in parents]
 
 
 def _ask(server: Path, kernel_id: str) -> str | None:

@@ -19,6 +19,7 @@ from car_sched_nb.errors import CarError, SchedulerClosed, WouldBlock
 from car_sched_nb.executors.loop import ForeignLoop
 from car_sched_nb.model import Execution, Task
 from car_sched_nb.notebook import capture, figures
+from car_sched_nb.notebook.debug import Failures
 from car_sched_nb.notebook.namespace import Namespace, find_namespace
 from car_sched_nb.runners.base import current_runtime
 from car_sched_nb.runners.python import PythonRunner
@@ -67,6 +68,7 @@ class Session:
         )
         self.scheduler: Scheduler | None = None
         self.in_cell = False
+        self.failures = Failures()
         self.feed: Feed | None = None
         """What its dashboards are told; made with the first of them."""
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -106,6 +108,7 @@ class Session:
                     host=host,
                     owner_name=whoami(Path(self.namespace.name).name),
                 )
+                self.scheduler.listen(self.failures.hear)
                 self._thread = threading.Thread(target=self._work, name="car-engine", daemon=True)
                 self._thread.start()
                 atexit.register(self.close)

@@ -53,6 +53,7 @@ def run_here(session: Session, task: Task) -> None:
     manual = msgspec.structs.replace(task, **later)
     trial = Scheduler(namespace=session.namespace.name)
     trial.runners = {name: runner.on_own_loop() for name, runner in session.start().runners.items()}
+    trial.listen(session.failures.hear)  # `%car debug` after it
     printed, answer, error = _in_thread(lambda: _run(trial, manual))
     sys.stdout.write(printed + ("\n" if printed and not printed.endswith("\n") else ""))
     if error:

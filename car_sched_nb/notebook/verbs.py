@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+    from car_sched_nb.notebook.artifact import Artifact
+    from car_sched_nb.runners.mail import Mailbox, State
+
 
 def scheduler() -> KernelScheduler:
     """Return the kernel's scheduler: the methods of `Scheduler`, synchronous and from any thread."""
@@ -122,6 +125,43 @@ def logs(name: str, execution_id: str | None = None) -> str:
     elif records.execution(session.store, execution_id) is None:
         raise InvalidInput(f"no execution has the id {execution_id!r}; car.history({name!r}) lists them")
     return records.output_text(session.store, execution_id)
+
+
+def artifact(execution: str | Execution) -> Artifact:
+    """Return the file that an execution has left, with a link: the executed notebook.
+
+    `execution` is an execution, its id, or a task's name: then it is the newest one that has left a file.
+    """
+    from car_sched_nb.notebook import artifact
+
+    return artifact.of(current_session(), execution)
+
+
+def debug(name: str) -> None:
+    """Open the last exception of a task in the debugger, while this kernel has it."""
+    from car_sched_nb.notebook import debug
+
+    session = current_session()
+    debug.debug(session.shell, session.failures.of(task(name)))
+
+
+NOTEBOOK = "notebook"
+"""The name under which tasks can write to the notebook: `car.mailbox().receive()` reads it."""
+
+
+def mailbox(task: str = NOTEBOOK) -> Mailbox:
+    """Return the messages for a task, or for the notebook itself: `car.current().send("notebook", "done")`."""
+    return current_session().start().infra.mailbox(task, NOTEBOOK)
+
+
+def send(task: str, message: Any) -> None:
+    """Send a message to a task, by its name; its body takes it with `car.current().receive()`."""
+    mailbox().send(task, message)
+
+
+def state() -> State:
+    """Return what the runs of all tasks of this kernel share, `car.current().state` in a body."""
+    return current_session().start().infra.state
 
 
 def history(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
-from collections import deque
 from collections.abc import Callable
 from contextvars import ContextVar
 from datetime import datetime
@@ -14,6 +12,8 @@ import msgspec
 
 from car_sched_nb.errors import CarError
 from car_sched_nb.output import Output
+from car_sched_nb.runners.mail import Mailbox as Mailbox  # noqa: PLC0414 - runners look for it here
+from car_sched_nb.runners.mail import PostOffice, State
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -99,26 +99,6 @@ class Progress(msgspec.Struct, frozen=True):
     note: str = ""
 
 
-class Mailbox:
-    """Messages from task to task, by name, within one scheduler; from any thread."""
-
-    def __init__(self, owner: str, boxes: dict[str, deque[Any]], lock: threading.Lock) -> None:
-        self._owner = owner
-        self._boxes = boxes
-        self._lock = lock
-
-    def send(self, task: str, message: Any) -> None:
-        """Put a message into another task's box."""
-        with self._lock:
-            self._boxes.setdefault(task, deque()).append(message)
-
-    def receive(self) -> list[Any]:
-        """Take all that came for this task, oldest first."""
-        with self._lock:
-            box = self._boxes.pop(self._owner, deque())
-        return list(box)
-
-
 class Source(Protocol):
     """Where a runner and a body learn of one execution; the engine has it."""
 
@@ -155,6 +135,14 @@ class Source(Protocol):
         """Return what it follows."""
         ...
 
+    def note(self, output: AgentOutput) -> None:
+        """Keep what there is so far."""
+        ...
+
+    def file(self, suffix: str) -> str:
+        """Return where a file of it is kept."""
+        ...
+
 
 class Runtime:
     """What a running body may reach: its occurrence, progress, shared state, tools and a logger."""
@@ -174,9 +162,30 @@ class Runtime:
         return self._occurrence
 
     @property
-    def state(self) -> dict[str, Any]:
-        """What all runs of this scheduler share."""
+    def state(self) -> State:
+        """What all runs of this scheduler share: a dictionary, safe from any thread."""
         return self._infra.state
+
+    @property
+    def mailbox(self) -> Mailbox:
+        """The messages for this task."""
+        return self._infra.mailbox(self.occurrence.task)
+
+    def send(self, task: str, message: Any) -> None:
+        """Send a message to another task, by its name."""
+        self.mailbox.send(task, message)
+
+    def receive(self) -> list[Any]:
+        """Take all messages that came for this task, oldest first."""
+        return self.mailbox.receive()
+
+    async def message(self, timeout: float | None = None) -> Any:
+        """Take the oldest message, or wait for one; TimeoutError when none comes within so many seconds."""
+        return await self.mailbox.message(timeout)
+
+    def wait_message(self, timeout: float | None = None) -> Any:
+        """Do the same in a body without `await`, which runs in a thread; Cancel ends the wait."""
+        return self.mailbox.wait(timeout)
 
     @property
     def tools(self) -> dict[str, Callable[..., Any]]:
@@ -232,14 +241,13 @@ class SharedInfra:
     """What all runs of one scheduler share."""
 
     def __init__(self) -> None:
-        self.state: dict[str, Any] = {}
+        self.state = State()
         self.tools: dict[str, Callable[..., Any]] = {}
-        self._boxes: dict[str, deque[Any]] = {}
-        self._lock = threading.Lock()
+        self._office = PostOffice()
 
-    def mailbox(self, task: str) -> Mailbox:
-        """Return the mailbox of a task."""
-        return Mailbox(task, self._boxes, self._lock)
+    def mailbox(self, task: str, sender: str | None = None) -> Mailbox:
+        """Return the mailbox of a task; what is sent from it comes from `sender`, or from that task."""
+        return Mailbox(task, self._office, sender)
 
 
 @runtime_checkable
@@ -291,6 +299,14 @@ class Work:
     async def begin(self) -> None:
         """Return after its start is committed; awaited before the work, where that may have to wait for its loop."""
         await self._source.begin()
+
+    def note(self, output: AgentOutput) -> None:
+        """Keep what there is so far: it is stored when the work ends without an output, failed or stopped."""
+        self._source.note(output)
+
+    def file(self, suffix: str) -> str:
+        """Return the path of a file that is kept with the execution and removed with it: its `artifact`."""
+        return self._source.file(suffix)
 
 
 class Runner(Protocol):

@@ -78,7 +78,7 @@ class ShellRunner:
             process = await anyio.open_process(
                 [*self._gate, self._shell, "-c", work.task.prompt],
                 stdin=gate,
-                env=_environment(work),
+                env=environment(work),
                 start_new_session=True,
             )
             try:
@@ -123,8 +123,8 @@ class _Script:
         supervisor.forget(self.process.pid)
 
 
-def _environment(work: Work) -> dict[str, str]:
-    """Return the kernel's environment and the run's values: they travel beside the script, never inside it."""
+def environment(work: Work) -> dict[str, str]:
+    """Return the kernel's environment and the run's values: they travel beside what runs, never inside it."""
     runtime = work.runtime
     return {
         **os.environ,

@@ -8,10 +8,12 @@ from __future__ import annotations
 import getpass
 import os
 import secrets
+import shutil
 import socket
 import time
 from contextlib import suppress
 from pathlib import Path
+from tempfile import gettempdir
 
 from filelock import FileLock, Timeout
 
@@ -102,8 +104,15 @@ def reconcile(store: SqliteStore, now_us: int) -> list[str]:
         return []
     for owner in gone:
         end_children(owner)
+        for left in Path(gettempdir()).glob(f"{scratch(owner)}*"):
+            shutil.rmtree(left, ignore_errors=True)
     with store.transaction() as db:
         return [execution for owner in gone for execution in records.let_go(db, owner, now_us)]
+
+
+def scratch(owner: str) -> str:
+    """Return how the names of an owner's temporary folders begin: whoever finds it gone removes them."""
+    return f"car-{owner}-"
 
 
 def alive(store: SqliteStore, owner: str) -> bool:

@@ -29,15 +29,15 @@ _OLD = """
 
 
 def remove(db: apsw.Connection, namespace: str, before_us: int) -> tuple[int, list[Path]]:
-    """Remove what ended before an instant; return how many executions, and the files of their long outputs."""
+    """Remove what ended before an instant; return how many executions, and the files of their outputs."""
     bound = {"namespace": namespace, "before": before_us}
     db.execute(f"CREATE TEMP TABLE old AS {_OLD}", bound)
     try:
         ids = "SELECT execution_id FROM executions WHERE seq IN (SELECT seq FROM old)"
-        paths = db.execute(f"SELECT path FROM outputs WHERE path IS NOT NULL AND execution_id IN ({ids})").fetchall()
+        rows = db.execute(f"SELECT path, artifact FROM outputs WHERE execution_id IN ({ids})").fetchall()
         db.execute(f"DELETE FROM outputs WHERE execution_id IN ({ids})")
         db.execute("DELETE FROM executions WHERE seq IN (SELECT seq FROM old)")
         count = int(db.execute("SELECT count(*) FROM old").get)
     finally:
         db.execute("DROP TABLE temp.old")
-    return count, [Path(str(path)) for (path,) in paths]
+    return count, [Path(str(path)) for row in rows for path in row if path]
