@@ -7,15 +7,17 @@ used again.
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import ctypes
+import dis
 import os
 import queue
 import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -26,14 +28,43 @@ from car_sched_nb.loops import soon_caller
 _set_async_exc = ctypes.pythonapi.PyThreadState_SetAsyncExc
 # By address, because a py_object cannot be the NULL that takes a pending exception back.
 _set_async_exc.argtypes = (ctypes.c_ulong, ctypes.c_void_p)
+_TASK_CANCELLED = id(TaskCancelled)
 _real_sleep = time.sleep
 _IDLE_S = 10.0
-_PATIENCE_S = 0.5
+_PATIENCE_S = 0.1
 _LOOK_S = 0.001
-_WITH_LOCKS = frozenset(
-    "car_sched_nb.output car_sched_nb.runners.mail concurrent.futures._base concurrent.futures.thread "
-    "importlib._bootstrap importlib._bootstrap_external logging logging.handlers queue threading".split()
+_SELDOM_S = 0.05
+_UNSET: Any = object()
+
+_frames_now = iter(sys._current_frames, None)  # noqa: SLF001 - the only way to see where a thread is
+_LIBRARY = Path(os.__file__).parent
+_OURS = Path(__file__).parents[1]
+_DELICATE = frozenset(
+    {
+        *(f"<frozen importlib.{name}>" for name in ("_bootstrap", "_bootstrap_external")),
+        *(
+            str(_LIBRARY / f"{name}.py")
+            for name in "_weakrefset asyncio/base_events concurrent/futures/_base concurrent/futures/thread contextlib "
+            "logging/__init__ logging/handlers multiprocessing/queues multiprocessing/synchronize queue "
+            "threading".split()
+        ),
+        *(
+            str(_OURS / f"{name}.py")
+            for name in "engine/running engine/source notebook/capture notebook/redirect output runners/mail "
+            "store/sqlite".split()
+        ),
+    }
 )
+"""Files in which an exception at the wrong moment leaves a lock held, or something half done that others use."""
+_TAKES = frozenset(
+    "__enter__ __exit__ _acquireLock _acquire_restore _releaseLock _release_save acquire close flush handle "
+    "release start".split()
+)
+"""Functions there that take or give back a lock without a `with`, or start a thread."""
+_START = threading.Thread.start.__code__
+_WAIT = threading.Condition.wait.__code__
+_GUARDED = dis.Bytecode(_WAIT).exception_entries[0]  # type: ignore[attr-defined]  # its stubs lack it
+"""The `try` in which a wait is blocked; its `finally` puts all right. Events, queues and futures wait there."""
 
 
 class Job:
@@ -43,61 +74,75 @@ class Job:
         self._fn = fn
         self._done = done
         self._context = contextvars.copy_context()
-        self._lock = threading.Lock()
+        # Entered anew where the garbage collector runs a `__del__` in the middle of `_leave`.
+        self._lock = threading.RLock()
         self.thread_id: int | None = None
         self._ended = False
         self.cancelled = False
+        """The exception has been raised, or the body will not begin."""
         self.wake = threading.Lock()
         self.wake.acquire()
         self.bell: threading.Lock | None = None
         """What the body waits for in `wait_for`."""
-        self.result: Any = None
+        self.result: Any = _UNSET
         self.error: BaseException | None = None
         self._pid = os.getpid()
 
     def cancel(self, force: bool = False) -> bool:
         """Raise `TaskCancelled` in the body, if it is still on its thread; from any thread.
 
-        Return False, with nothing done, while the body is inside a module whose locks an exception at the wrong
-        moment would leave held; `force` raises all the same.
+        Return False, with nothing done, while the body is where an exception would leave a lock held; `force`
+        raises all the same unless the lock is just being taken or given back.
         """
         with self._lock:
             if self._ended or self.cancelled:
                 return True
-            if self.thread_id is not None and not force and _handles_locks(self.thread_id):
-                return False
-            self.cancelled = True
             if self.thread_id is not None:
-                _set_async_exc(self.thread_id, id(TaskCancelled))
+                if not _raise_in(self.thread_id, force):
+                    return False
                 # Only then: a body that wakes must meet the exception before its next line.
                 self.wake.release()
                 bell = self.bell
                 if bell is not None:
-                    with suppress(RuntimeError):  # it has just been rung
+                    with contextlib.suppress(RuntimeError):  # it has just been rung
                         bell.release()
+            self.cancelled = True
         return True
+
+    def dropped(self) -> None:
+        """The interpreter has dropped the exception, and the body has never seen it: it may be raised again."""
+        with self._lock:
+            if self.cancelled and not self._ended:
+                self.cancelled = False
+                self.wake.acquire(blocking=False)
 
     def work(self) -> None:
         """Run the body on this thread and tell that it ended."""
-        with self._lock:
-            if self.cancelled:
-                self.error, self._ended = TaskCancelled(), True
-            else:
-                self.thread_id = threading.get_ident()
-        if not self._ended:
+        try:
             try:
-                try:
+                if self._begin():
                     self.result = self._context.run(_with_job, self, self._fn)
-                except BaseException as error:  # noqa: BLE001 - a body may raise anything; it ends as a row
-                    self.error = error
-                self._leave()
-            except TaskCancelled as late:
-                # It was raised while the body was ending; the body is over either way.
-                self._leave()
-                self.error = self.error or late
+            except BaseException as error:  # noqa: BLE001 - a body may raise anything; it ends as a row
+                self.error = error
+            self._leave()
+        except TaskCancelled as late:
+            # It was raised while the body was ending; the body is over either way.
+            self._leave()
+            if self.error is None and self.result is _UNSET:
+                self.error = late
         if os.getpid() != self._pid:
             os._exit(self.error is not None)  # a forked copy came back from the body: only its parent goes on
-        self._done()
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits any more
+            self._done()
+
+    def _begin(self) -> bool:
+        with self._lock:
+            if self.cancelled:
+                self.error = TaskCancelled()
+            else:
+                # From here on the exception may come: whoever calls this stands inside `try`.
+                self.thread_id = threading.get_ident()
+            return not self.cancelled
 
     def _leave(self) -> None:
         with self._lock:
@@ -106,9 +151,27 @@ class Job:
                 _set_async_exc(self.thread_id, None)  # what has not been raised yet never will be
 
 
-def _handles_locks(thread_id: int) -> bool:
-    frame = sys._current_frames().get(thread_id)  # noqa: SLF001 - the only way to see where a thread is
-    return frame is not None and frame.f_globals.get("__name__") in _WITH_LOCKS
+def _raise_in(thread_id: int, force: bool) -> bool:
+    """Raise `TaskCancelled` in a thread unless it is somewhere delicate.
+
+    Between the look and the raise the thread must not move. CPython hands the interpreter to another thread only
+    after a call or at a jump backwards, so there is neither in between; that is why this iterates and has no helpers.
+    """
+    for frames in _frames_now:
+        frame = frames[thread_id]
+        code = frame.f_code
+        if code is _WAIT and _GUARDED.start <= frame.f_lasti < _GUARDED.end:
+            # In 3.11 a thread that is just being started has its starter's id, and would be hit in its place.
+            if frame.f_back.f_back.f_code is _START:  # type: ignore[union-attr]
+                return False
+        elif code.co_filename in _DELICATE:
+            if not force or code.co_name in _TAKES:
+                return False
+        elif code.co_name == "__del__" and not force:
+            return False  # the interpreter would drop it
+        _set_async_exc(thread_id, _TASK_CANCELLED)
+        break
+    return True
 
 
 _current_job: contextvars.ContextVar[Job | None] = contextvars.ContextVar("car_current_job", default=None)
@@ -122,7 +185,8 @@ def _with_job(job: Job, fn: Callable[[], Any]) -> Any:
 def _sleep(seconds: float, /) -> None:
     """`time.sleep`, which in a body's thread ends at a cancel."""
     job = _current_job.get()
-    if job is None or job.thread_id != threading.get_ident() or not seconds > 0:
+    # Who sleeps after its exception (in a `finally`) sleeps as long as it says.
+    if job is None or job.cancelled or job.thread_id != threading.get_ident() or not seconds > 0:
         _real_sleep(seconds)
     else:
         # A bare lock, because its wait is one call into C: an Event's is Python code that must not be cut in two.
@@ -143,10 +207,32 @@ def wait_for(bell: threading.Lock, timeout_s: float) -> bool:
         job.bell = None
 
 
+def _follow_dropped() -> None:
+    """Hear of exceptions that the interpreter drops: those of a `__del__` or a callback of the garbage collector."""
+    before = sys.unraisablehook
+
+    def hook(unraisable: sys.UnraisableHookArgs, /) -> None:
+        job = _current_job.get()
+        if issubclass(unraisable.exc_type, TaskCancelled) and job and job.thread_id == threading.get_ident():
+            job.dropped()
+        else:
+            before(unraisable)
+
+    sys.unraisablehook = hook
+
+
+def _prepare() -> None:
+    """Take the place of `time.sleep` and listen for dropped exceptions, the first time that it is called."""
+    if time.sleep is _real_sleep:
+        time.sleep = _sleep  # type: ignore[assignment]
+        _follow_dropped()
+
+
 class ThreadPool:
     """Threads that are made when needed and kept a while; `max_running` of the scheduler bounds them."""
 
     def __init__(self) -> None:
+        _prepare()  # as soon as there is a scheduler: who then says `from time import sleep` gets one that wakes
         self._lock = threading.Lock()
         self._jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
         self._idle = 0
@@ -159,7 +245,6 @@ class ThreadPool:
         TaskCancelled
             When the body was stopped by a cancellation.
         """
-        time.sleep = _sleep  # type: ignore[assignment]
         ended = anyio.Event()
         soon = soon_caller()
         job = Job(fn, lambda: soon(ended.set))
@@ -168,10 +253,7 @@ class ThreadPool:
             await ended.wait()
         except anyio.get_cancelled_exc_class():
             with anyio.CancelScope(shield=True):
-                patience = anyio.current_time() + _PATIENCE_S
-                while not job.cancel(force=anyio.current_time() > patience):  # noqa: ASYNC110 - nobody tells where a thread is
-                    await anyio.sleep(_LOOK_S)
-                await ended.wait()
+                await _stop(job, ended)
             if isinstance(job.error, TaskCancelled):
                 raise
         if job.error is not None:
@@ -179,12 +261,13 @@ class ThreadPool:
         return job.result
 
     def _submit(self, job: Job) -> None:
-        self._jobs.put(job)
         with self._lock:
-            if self._idle:
-                self._idle -= 1
-                return
-        threading.Thread(target=self._work, name="car-body", daemon=True).start()
+            found = self._idle > 0
+            self._idle -= found
+        if not found:
+            # Before the job is in the queue: when no thread can be started it must not run later, as somebody else's.
+            threading.Thread(target=self._work, name="car-body", daemon=True).start()
+        self._jobs.put(job)
 
     def _work(self) -> None:
         while True:
@@ -199,5 +282,16 @@ class ThreadPool:
             job.work()
             if job.cancelled:
                 return
+            del job  # nor its result, which may be large
             with self._lock:
                 self._idle += 1
+
+
+async def _stop(job: Job, ended: anyio.Event) -> None:
+    """Raise `TaskCancelled` in a job's body as soon as it may be, again if the interpreter drops it, until it ends."""
+    patience = anyio.current_time() + _PATIENCE_S
+    while not ended.is_set():
+        late = anyio.current_time() > patience
+        told = job.cancel(force=late)
+        with anyio.move_on_after(_SELDOM_S if told or late else _LOOK_S):  # nobody tells where a thread is
+            await ended.wait()

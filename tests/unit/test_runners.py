@@ -25,7 +25,7 @@ from car_sched_nb.runners import shell
 from car_sched_nb.runners.base import AgentOutput, AgentSpec, Mailbox, NotInATask, Runtime
 from car_sched_nb.runners.python import PythonRunner
 from car_sched_nb.runners.shell import ShellRunner
-from tests.unit.world import HANG_S, Ear, Recorder, agent, running
+from tests.unit.world import HANG_S, Ear, Recorder, agent, come_true, running
 
 pytestmark = pytest.mark.anyio
 
@@ -236,12 +236,12 @@ async def test_a_cancelled_body_does_not_go_on_in_another_execution():
 
 
 async def test_a_body_that_swallows_a_cancel_in_its_thread_is_shown_as_what_it_was():
-    body = "go = 1\ntry:\n    while True:\n        pass\nexcept BaseException:\n    pass\n'went on'"
-    async with notebook() as s:
-        ear = Ear(s)
+    body = "try:\n    while True:\n        begun.add(1)\nexcept BaseException:\n    pass\n'went on'"
+    begun: set[int] = set()
+    async with notebook(begun=begun) as s:
         await s.define(Task("task", body))
         await s.run_now("task")
-        await ear.hears("started")
+        await come_true(lambda: begun)
         await s.cancel("task")
         (done,) = s.executions()
         assert (done.status, done.answer) == ("completed", "went on")
