@@ -126,9 +126,16 @@ OPTIONS: tuple[Option, ...] = (
         many=True,
         group="what",
     ),
-    Option("cwd", "DIR", "the working directory of a process", group="what"),
-    Option("argv", "", "the body is a command's words, one command without a shell", group="what"),
-    Option("memory", "SIZE", "how much memory a process may take", ("500MB", "2GB"), group="what"),
+    Option("cwd", "DIR", "the working folder of a shell task or a process; the kernel's when not given", group="what"),
+    Option(
+        "argv",
+        "",
+        "a shell task's body is the words of one command; no shell reads them, {name} is one word",
+        group="what",
+    ),
+    Option(
+        "memory", "SIZE", "how much memory each process of the run may take: 500MB, 2GB", ("500MB", "2GB"), group="what"
+    ),
     Option(
         "model",
         "NAME",

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import traceback
 from datetime import timedelta
-from types import TracebackType
 from typing import Any
 
 import anyio
@@ -18,8 +15,7 @@ from car_sched_nb.output import Output, clip
 from car_sched_nb.runners.base import AgentOutput, Occurrence, Progress
 from car_sched_nb.store import ops
 from car_sched_nb.store.ops import Row
-
-_PACKAGE = os.path.dirname(os.path.dirname(__file__)) + os.sep  # noqa: PTH120 - compared with a code's file name
+from car_sched_nb.tracebacks import the_bodys_own, traceback_of, words_of
 
 
 class Outcome(msgspec.Struct, frozen=True, gc=False):
@@ -274,32 +270,7 @@ def failure(error: BaseException, task_name: str) -> Outcome:
         kept = output if isinstance(output, AgentOutput) else AgentOutput()
         trace = clip(error.traceback) if error.traceback else None
         return Outcome(Status.FAILED, kept, error=clip(str(error)), error_type=clip(error.error_type), traceback=trace)
-    if isinstance(error, RuntimeError) and isinstance(error.__cause__, StopIteration):
-        error = error.__cause__  # a coroutine on the way turned it (PEP 479); the body raised this one
-    try:
-        said = str(error)
-    except Exception as broken:  # noqa: BLE001 - an exception whose own text fails must not take the engine along
-        said = f"<its text cannot be shown: {type(broken).__name__}>"
+    error = the_bodys_own(error)
+    trace = clip(traceback_of(error, f"<car_task {task_name}>"))
     name = clip(type(error).__name__)
-    return Outcome(
-        Status.FAILED, error=clip(said or name), error_type=name, traceback=clip(_traceback(error, task_name))
-    )
-
-
-def from_body(trace: TracebackType | None, task_name: str) -> TracebackType | None:
-    """Return a traceback from the body's first frame on; a function's begins where this package has called it."""
-    body, ours = f"<car_task {task_name}>", trace
-    where = trace
-    while where is not None and where.tb_frame.f_code.co_filename != body:
-        where = where.tb_next
-    while ours is not None and ours.tb_frame.f_code.co_filename.startswith(_PACKAGE):
-        ours = ours.tb_next
-    return where or ours or trace
-
-
-def _traceback(error: BaseException, task_name: str) -> str:
-    """Format from the body's first line on: what is above is ours, and of no use to its author."""
-    try:
-        return "".join(traceback.format_exception(type(error), error, from_body(error.__traceback__, task_name)))
-    except Exception as broken:  # noqa: BLE001 - the same
-        return f"{type(error).__name__} (its traceback cannot be shown: {type(broken).__name__})\n"
+    return Outcome(Status.FAILED, error=clip(words_of(error)), error_type=name, traceback=trace)

@@ -20,13 +20,12 @@ from jupyter_client.manager import AsyncKernelManager
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 
 from car_sched_nb.errors import InvalidInput, nearest
+from car_sched_nb.executors.process import GATE, end_session, ended_by
 from car_sched_nb.executors.supervisor import supervisor
-from car_sched_nb.processes import GRACE_S, POLL_S, SLOW_S, living, tell
+from car_sched_nb.processes import GRACE_S, POLL_S, SLOW_S
 from car_sched_nb.store.owners import scratch
 
 _OWN = ("", "python", "python3")
-_GATE = 'read -r CAR_GROUP || exit; export CAR_GROUP=$$; exec "$@" <>/dev/null'
-"""What waits for the word to go, and becomes the kernel; without the word, when we have died, it is gone."""
 _SAID = 2000  # characters of what a kernel said before it died
 
 
@@ -57,7 +56,7 @@ class _Manager(AsyncKernelManager):
     async def _async_launch_kernel(self, kernel_cmd: list[str], **options: Any) -> None:
         gate, go = os.pipe()
         try:
-            await super()._async_launch_kernel(["/bin/sh", "-c", _GATE, "car", *kernel_cmd], stdin=gate, **options)
+            await super()._async_launch_kernel(["/bin/sh", "-c", GATE, "car", *kernel_cmd], stdin=gate, **options)
             process = self.process
             assert process is not None
             supervisor.watch(process.pid)
@@ -125,7 +124,8 @@ class Kernel:
         code = process.poll() if process else None
         self._said.seek(0)
         said = self._said.read().decode(errors="replace").strip()[-_SAID:]
-        how = "" if code is None else _exit_words(code)
+        how = "" if code is None else ended_by(code)
+        how += ", perhaps because memory ran out" if code == -signal.SIGKILL else ""
         return f"{how}: {said}" if how and said else how or said
 
     async def end(self, polite: bool) -> None:
@@ -142,8 +142,7 @@ class Kernel:
                 if polite and self.ready and process.poll() is None:
                     await self.manager.request_shutdown()
                     await _gone(process, GRACE_S)
-                await _end_session(process)
-                supervisor.forget(process.pid)
+                await end_session(process.pid, lambda: process.poll() is not None)
         finally:
             self.client.stop_channels()
             await self.manager.cleanup_resources()
@@ -166,27 +165,3 @@ async def _gone(process: subprocess.Popen[bytes], patience_s: float) -> None:
     while process.poll() is None and asyncio.get_running_loop().time() < limit:
         await asyncio.sleep(pause)
         pause = min(2 * pause, SLOW_S / 4)
-
-
-async def _end_session(process: subprocess.Popen[bytes]) -> None:
-    """Send TERM to what is left of a session, after a grace KILL, until nothing is."""
-    clock = asyncio.get_running_loop().time
-    signum: int = signal.SIGTERM
-    pause, kill_at = POLL_S, clock() + GRACE_S
-    while process.poll() is None or living({process.pid}):
-        for group in living({process.pid}):
-            tell(group, signum)
-        await asyncio.sleep(pause)
-        pause = min(2 * pause, SLOW_S)
-        # KILL is said again and again, to what was started after the last one was sent.
-        signum = signal.SIGKILL if clock() >= kill_at else 0
-
-
-def _exit_words(code: int) -> str:
-    if code >= 0:
-        return f"exit code {code}"
-    try:
-        name = signal.Signals(-code).name
-    except ValueError:
-        name = str(-code)
-    return f"ended by signal {name}" + (", perhaps because memory ran out" if name == "SIGKILL" else "")

@@ -8,9 +8,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple
 
 from car_sched_nb.engine.events import Event
-from car_sched_nb.engine.run import from_body
 from car_sched_nb.errors import CarError, InvalidInput
 from car_sched_nb.model import Status, Task
+from car_sched_nb.tracebacks import from_body
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -68,7 +68,7 @@ class Failures:
 def debug(shell: InteractiveShell, failure: Failure) -> None:
     """Ask for commands on an exception, in the frame that raised it, until `q`."""
     name, error = failure.task.name, failure.exception
-    trace = from_body(error.__traceback__, name)
+    trace = from_body(error.__traceback__, f"<car_task {name}>")
     if trace is None:
         raise InvalidInput(f"the exception of {name} has no traceback: {error!r}")
     filename = f"<car_task {name}>"

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from car_sched_nb.notebook.artifact import Artifact
-    from car_sched_nb.runners.mail import Mailbox, State
     from car_sched_nb.runners.local_files import ModelFile
+    from car_sched_nb.runners.mail import Mailbox, State
 
 
 def scheduler() -> KernelScheduler:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import builtins
+import re
+from typing import NamedTuple
 
 _DYNAMIC = frozenset({"exec", "eval", "globals", "locals", "vars", "NameError", "get_ipython"})
 """A body that uses one of these may make names that its text does not show."""
@@ -19,6 +21,35 @@ def needs(tree: ast.Module) -> frozenset[str]:
     if reader.star or (read | reader.read) & _DYNAMIC:
         return frozenset()
     return frozenset(name for name in read - _ALWAYS if not hasattr(builtins, name))
+
+
+class Reads(NamedTuple):
+    """Which of the notebook's names a body takes with it into another process."""
+
+    surely: frozenset[str]
+    """Those that it reads before it binds them."""
+    perhaps: frozenset[str]
+    """Those that it may read: where it binds them in a branch only, or through `exec` and its like."""
+
+
+def reads(tree: ast.Module) -> Reads:
+    """Return which names a body reads from outside, whether they are there or not.
+
+    A body that uses `exec`, `eval`, `globals` and the like, or a magic, may read names that its code does not show:
+    each word in one of its texts counts as a name.
+    """
+    found = []
+    for reader in (_Reader(), _Careful()):
+        reader.visit(tree)
+        later = {name for node in reader.later for name in _loads(node) - _binds(node) - reader.bound}
+        found.append(reader.needed | later)
+    surely, perhaps = found
+    if _loads(tree) & _DYNAMIC - {"NameError"}:
+        texts = (
+            node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        )
+        perhaps |= {word for text in texts for word in re.findall(r"[^\W\d]\w*", text)}
+    return Reads(frozenset(surely), frozenset(perhaps - surely))
 
 
 class _Reader(ast.NodeVisitor):
@@ -107,6 +138,67 @@ class _Reader(ast.NodeVisitor):
     def visit_match_case(self, node: ast.match_case) -> None:
         self.bound |= _binds(node.pattern)
         self.generic_visit(node)
+
+
+class _Careful(_Reader):
+    """Counts a name as bound only where it is on every way through the body."""
+
+    def _branch(self, *nodes: ast.AST | list[ast.AST] | None) -> set[str]:
+        """Visit what may not happen; return what is bound where it does."""
+        before = set(self.bound)
+        self._in_order(*nodes)
+        after, self.bound = self.bound, before
+        return after
+
+    def visit_If(self, node: ast.If) -> None:
+        self.visit(node.test)
+        self.bound = self._branch(list(node.body)) & self._branch(list(node.orelse))
+
+    def visit_IfExp(self, node: ast.IfExp) -> None:
+        self.visit(node.test)
+        self._branch(node.body)
+        self._branch(node.orelse)
+
+    def visit_BoolOp(self, node: ast.BoolOp) -> None:
+        self.visit(node.values[0])
+        self._branch(list(node.values[1:]))
+
+    def _try(self, node: ast.Try | ast.TryStar) -> None:
+        self._branch(list(node.body), list(node.orelse))
+        for handler in node.handlers:
+            self._branch(handler)
+        self._in_order(list(node.finalbody))
+
+    visit_Try = visit_TryStar = _try
+
+    def _loop(self, node: ast.For | ast.AsyncFor) -> None:
+        self.visit(node.iter)
+        self._branch(node.target, list(node.body))
+        self._branch(list(node.orelse))
+
+    visit_For = visit_AsyncFor = _loop
+
+    def visit_While(self, node: ast.While) -> None:
+        self.visit(node.test)
+        self._branch(list(node.body))
+        self._branch(list(node.orelse))
+
+    def _comprehension(self, node: ast.ListComp | ast.SetComp | ast.GeneratorExp | ast.DictComp) -> None:
+        before = set(self.bound)
+        super()._comprehension(node)
+        self.bound = before
+
+    visit_ListComp = visit_SetComp = visit_GeneratorExp = visit_DictComp = _comprehension
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> None:
+        before = set(self.bound)
+        self.generic_visit(node)
+        self.bound = before | {node.name}
+
+    def visit_match_case(self, node: ast.match_case) -> None:
+        before = set(self.bound)
+        super().visit_match_case(node)
+        self.bound = before
 
 
 def _loads(tree: ast.AST) -> set[str]:

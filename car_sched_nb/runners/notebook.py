@@ -11,6 +11,8 @@ from importlib.util import find_spec as module_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from car_sched_nb.errors import BodyFailed, InvalidInput
 from car_sched_nb.executors.apart import run_apart
 from car_sched_nb.model import Task
@@ -18,7 +20,7 @@ from car_sched_nb.output import clip
 from car_sched_nb.processes import GRACE_S
 from car_sched_nb.runners.base import AgentOutput, Progress, Work
 from car_sched_nb.runners.parameters import inject
-from car_sched_nb.runners.shell import environment
+from car_sched_nb.runners.surroundings import check_surroundings, environment, hide_secrets, unset
 
 if TYPE_CHECKING:
     from car_sched_nb.executors.kernel import Kernel
@@ -52,6 +54,7 @@ class NotebookRunner:
             raise InvalidInput("a notebook always runs in a kernel of its own; leave --executor away")
         if module_spec("nbclient") is None:
             raise InvalidInput('notebooks need nbclient: pip install "car-sched-nb[notebooks]"')
+        check_surroundings(msgspec.structs.replace(task, cwd=""), process=True)  # its folder has another base
         path = self.source(task)
         _check_kernel(_read(path), path, task.params)
         if task.cwd and not self._resolved(task.cwd).is_dir():
@@ -61,7 +64,7 @@ class NotebookRunner:
         return "process"
 
     def missing(self, task: Task) -> str | None:
-        return None
+        return unset(task)
 
     def waits_for_loop(self, task: Task) -> bool:
         return False
@@ -112,7 +115,7 @@ class _Reading:
     async def run(self, stop: asyncio.Event) -> AgentOutput:
         from car_sched_nb.executors.kernel import Kernel
 
-        self._hide_secrets()
+        hide_secrets(self._work)
         spec = self._read()
         kernel = Kernel(spec, str(self._cwd), self._environment())
         cells = asyncio.create_task(self._cells(kernel))
@@ -176,14 +179,6 @@ class _Reading:
 
     def _report(self, progress: Progress) -> None:
         self._work.runtime.progress(progress.done, progress.total, progress.note)
-
-    def _hide_secrets(self) -> None:
-        for name in self._work.task.env:
-            if name not in os.environ:
-                raise BodyFailed(f"--env {name}: this variable is not set where the kernel was started", "InvalidInput")
-            value = os.environ[name]
-            # The second one is how it stands in the kept notebook, which is JSON.
-            self._output.hide(value, json.dumps(value, ensure_ascii=False)[1:-1])
 
     def _environment(self) -> dict[str, str]:
         # The notebook's own path: otherwise a scheduler in it would take the calling notebook for itself.

@@ -9,12 +9,13 @@ import inspect
 import io
 import keyword
 import linecache
+import marshal
 import sqlite3
 import sys
 import threading
 import tokenize
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -24,7 +25,10 @@ from car_sched_nb.executors.thread import ThreadPool
 from car_sched_nb.model import Task
 from car_sched_nb.output import clip
 from car_sched_nb.runners.base import AgentOutput, Work
-from car_sched_nb.runners.needs import needs
+from car_sched_nb.runners.carried import CannotBeCarried
+from car_sched_nb.runners.needs import needs, reads
+from car_sched_nb.runners.process import Job, Left, run_in_process
+from car_sched_nb.runners.surroundings import check_surroundings, hide_secrets, unset
 
 _ANSWER = "__car_answer__"
 _MOST_BODIES = 512  # kept compiled: a task that sleeps for an hour costs nothing but its text
@@ -130,6 +134,7 @@ class Body:
         self.is_async = bool(self.code.co_flags & inspect.CO_COROUTINE)
         self.published = _globals_at_top(tree)
         self.needs = needs(tree) - {_ANSWER}
+        self.reads = reads(tree)
 
     def tell_lines(self) -> None:
         """Make its lines known to tracebacks."""
@@ -265,8 +270,11 @@ class PythonRunner:
         return inspect.iscoroutinefunction(function) if function else self.body(task).is_async
 
     def check(self, task: Task) -> None:
-        if task.executor not in ("", "loop", "thread"):
-            raise InvalidInput(f"--executor is loop or thread for a Python body, not {task.executor!r}")
+        if task.executor not in ("", "loop", "thread", "process"):
+            raise InvalidInput(f"--executor is loop, thread or process for a Python body, not {task.executor!r}")
+        if task.argv:
+            raise InvalidInput("--argv goes with --runner shell; add it, or leave --argv away")
+        check_surroundings(task, process=task.executor == "process")
         asynchronous = self._is_async(task)  # compiles it, so that a mistake is refused before anything is stored
         if task.executor == "thread" and asynchronous:
             raise InvalidInput("a body with a top-level await runs on the loop; leave --executor thread away")
@@ -285,8 +293,9 @@ class PythonRunner:
         return twin
 
     def missing(self, task: Task) -> str | None:
-        if self.function(task):
-            return None
+        without = unset(task)
+        if without or self.function(task):
+            return without
         missing = self.body(task).missing(self.names)
         if not missing:
             return None
@@ -294,8 +303,11 @@ class PythonRunner:
         return f"{listed} {'is not defined; run its' if len(missing) == 1 else 'are not defined; run their'} cell"
 
     async def run(self, work: Work) -> tuple[AgentOutput, Any]:
+        hide_secrets(work)
         try:
-            if self.executor(work.task) == "loop":
+            if self.executor(work.task) == "process":
+                done = await self._in_process(work)
+            elif self.executor(work.task) == "loop":
                 done = await self.host.run(lambda: self._call_async(work), work.begin)
             else:
                 done = await self._threads.run(lambda: self._call(work))
@@ -328,6 +340,25 @@ class PythonRunner:
         finally:
             self._after()
 
+    async def _in_process(self, work: Work) -> _Done:
+        task, function = work.task, self.function(work.task)
+        name = str(self.names.get("__name__", "builtins"))
+        filename, notebook = f"<car_task {task.name}>", self.show is not repr
+        if function:
+            job = Job(filename=filename, source=task.prompt, name=name, notebook=notebook)
+            return _brought_back(work, await run_in_process(work, job, {"function": function}))
+        body = self.body(task)
+        job = Job(
+            filename=filename,
+            source=body.source,
+            code=marshal.dumps(body.code),
+            name=name,
+            published=tuple(body.published),
+            notebook=notebook,
+        )
+        surely, perhaps = (_there(names, self.names) for names in body.reads)
+        return _brought_back(work, await run_in_process(work, job, surely, perhaps))
+
     def _done(self, result: Any, body: Body | None = None, names: Mapping[str, Any] = MappingProxyType({})) -> _Done:
         """Read what a body leaves where it ran: a value's own `repr` must not hold up the engine."""
         published = body.published if body else ()
@@ -337,6 +368,39 @@ class PythonRunner:
         if result is None:
             return ""
         return clip(result if isinstance(result, str) else self.show(result))
+
+
+def _there(wanted: Iterable[str], names: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of some names is there and is the notebook's own, not its kernel's."""
+    found = {name: names[name] for name in sorted(wanted) if name in names and name not in _KERNELS}
+    return {name: value for name, value in found.items() if not _is_ipythons(value)}
+
+
+_KERNELS = frozenset({"get_ipython", "display", "exit", "quit"})
+"""Names that a process has by itself."""
+
+
+def _is_ipythons(value: Any) -> bool:
+    # A kernel puts its own `open` among the names; a process has the real one.
+    return inspect.isfunction(value) and value.__module__.startswith("IPython.core.")
+
+
+def _brought_back(work: Work, left: Left) -> _Done:
+    """Return what a process left; what is needed of it and could not be carried fails the run."""
+    task = work.task
+    needed = {
+        f"the result, for --into {task.into}," if not name else repr(name): said
+        for name, said in left.refused.items()
+        if name or task.into
+    }
+    if needed:
+        raise CannotBeCarried(needed, back=True)
+    if left.refused:
+        said = f"[the result stays in its process: {left.refused['']}]\n"
+        work.runtime.output.write(said, "stderr")
+    values = dict(left.values)
+    result = values.pop("", None)
+    return _Done(result, left.answer, values)
 
 
 def _explain(error: Exception) -> None:

@@ -11,7 +11,7 @@ from car_sched_nb.output import clean, clip
 LINE = 300
 """Characters of a line in a row."""
 
-_WORDED = frozenset({"BodyFailed", "ExitCode", "Signal", "Interrupted"})  # what these say is a sentence already
+_WORDED = ("BodyFailed", "ExitCode", "SIG", "Interrupted")  # what begins so says a sentence already
 
 
 def said(given: Any, most: int = LINE) -> str | None:
@@ -22,7 +22,7 @@ def said(given: Any, most: int = LINE) -> str | None:
 def first_line(error: str | None, error_type: str | None, answer: str | None) -> str:
     """Return the first line of an error with its type, without which a KeyError's says nothing, else of an answer."""
     text = error or ""
-    if text and error_type not in (None, text) and error_type not in _WORDED:
+    if text and error_type not in (None, text) and not (error_type or "").startswith(_WORDED):
         text = f"{error_type}: {text}"
     return clip((text or answer or "").strip().partition("\n")[0], LINE)
 

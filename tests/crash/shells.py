@@ -18,9 +18,10 @@ from typing import NoReturn
 import anyio
 
 import car_sched_nb as car
+from car_sched_nb.executors.process import Session
 from car_sched_nb.executors.supervisor import Supervisor, supervisor
 from car_sched_nb.runners.base import Work
-from car_sched_nb.runners.shell import ShellRunner, _Script
+from car_sched_nb.runners.shell import ShellRunner
 
 LINGERS_S = 60
 
@@ -59,7 +60,7 @@ def breaks(broken: str) -> None:
         await anyio.open_process([self._shell, "-c", work.task.prompt], start_new_session=True)
         die()
 
-    async def leave(self: _Script) -> None:
+    async def leave(self: Session) -> None:
         await anyio.sleep_forever()
 
     if broken in ("unguarded", "before", "after"):
@@ -67,7 +68,7 @@ def breaks(broken: str) -> None:
     elif broken == "gateless":
         ShellRunner._start = start_without_gate  # type: ignore[method-assign]
     elif broken == "leaving":
-        _Script.end = leave  # type: ignore[method-assign]
+        Session.end = leave  # type: ignore[method-assign]
 
 
 def die() -> NoReturn:

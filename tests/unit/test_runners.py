@@ -19,9 +19,9 @@ import car_sched_nb as car
 from car_sched_nb import processes
 from car_sched_nb.engine.scheduler import Scheduler
 from car_sched_nb.errors import InvalidInput
+from car_sched_nb.executors import process
 from car_sched_nb.model import Execution, Task, Trigger
 from car_sched_nb.output import ANSWER
-from car_sched_nb.runners import shell
 from car_sched_nb.runners.base import AgentOutput, AgentSpec, Mailbox, NotInATask, Runtime
 from car_sched_nb.runners.python import PythonRunner
 from car_sched_nb.runners.shell import ShellRunner
@@ -333,7 +333,7 @@ async def test_an_exit_code_is_a_failure_with_what_was_said():
 
 async def test_a_signal_is_a_failure_with_its_name():
     done = await outcome("kill -SEGV $$", runner="shell")
-    assert (done.status, done.error, done.error_type) == ("failed", "ended by signal SIGSEGV", "Signal")
+    assert (done.status, done.error, done.error_type) == ("failed", "ended by signal SIGSEGV", "SIGSEGV")
 
 
 async def test_a_command_knows_its_occurrence_and_its_parameters():
@@ -384,7 +384,7 @@ async def test_a_command_finds_what_it_would_find_without_a_gate(
     )
     done = await outcome(body, runner="shell")
     code, said = plain.returncode, plain.stderr.decode().strip()
-    assert done.error == (shell._exit_message(code, said) if code else None)
+    assert done.error == (": ".join(filter(None, [process.ended_by(code), said])) if code else None)
     if not code:
         assert done.answer == plain.stdout.decode().rstrip("\n")
 
@@ -503,7 +503,7 @@ def gone(pid: int) -> bool:
     ids=["children", "grandchildren", "TERM is trapped", "a group of its own", "stopped"],
 )
 async def test_a_cancel_leaves_no_process_behind(tmp_path: Path, body: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(shell, "GRACE_S", 0.2)
+    monkeypatch.setattr(process, "GRACE_S", 0.2)
     pids, ready = tmp_path / "pids", tmp_path / "ready"
     async with notebook() as s:
         await s.define(Task("task", body.format(pids=pids, ready=ready), runner="shell"))
@@ -526,9 +526,9 @@ async def test_a_command_is_cancelled_only_when_it_is_really_gone(monkeypatch: p
         told.append(signum)
         return group in held or processes.tell(group, signum)
 
-    monkeypatch.setattr(shell, "GRACE_S", 0.05)
-    monkeypatch.setattr(shell, "living", living)
-    monkeypatch.setattr(shell, "tell", tell)
+    monkeypatch.setattr(process, "GRACE_S", 0.05)
+    monkeypatch.setattr(process, "living", living)
+    monkeypatch.setattr(process, "tell", tell)
     async with notebook() as s:
         await s.define(Task("task", "sleep 60", runner="shell"))
         ear = Ear(s)
