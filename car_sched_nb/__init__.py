@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from car_sched_nb.notebook.verbs import show as show
     from car_sched_nb.notebook.verbs import state as state
     from car_sched_nb.notebook.verbs import tasks as tasks
+    from car_sched_nb.notebook.verbs import transcript as transcript
     from car_sched_nb.notebook.verbs import wait as wait
     from car_sched_nb.runners.base import AgentOutput as AgentOutput
     from car_sched_nb.runners.base import AgentRunner as AgentRunner
@@ -77,7 +78,8 @@ _HOMES = {
     "model": "Cause Execution Status Task TaskStatus Trigger",
     "notebook.decorator": "runner task",
     "notebook.verbs": "adopt archive arm artifact backfill cancel dashboard debug delete edit help history list logs "
-    "mailbox model_get models namespace pause preview resume run run_now scheduler send show state tasks wait",
+    "mailbox model_get models namespace pause preview resume run run_now scheduler send show state tasks "
+    "transcript wait",
     "runners.base": "AgentOutput AgentRunner AgentSpec Runtime SharedInfra current",
     "runners.mail": "Mailbox State",
 }

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import sys
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -18,6 +20,14 @@ def soon_caller() -> Callable[..., Any]:
     # asyncio has the one, trio the other
     soon: Callable[..., Any] = getattr(native, "call_soon_threadsafe", None) or native.run_sync_soon
     return soon
+
+
+def context_for_asyncio() -> contextvars.Context:
+    """Return a copy of this context in which anyio finds asyncio: trio's own says otherwise, also in another thread."""
+    context = contextvars.copy_context()
+    if (sniffio := sys.modules.get("sniffio")) is not None:
+        context.run(sniffio.current_async_library_cvar.set, "asyncio")
+    return context
 
 
 def spawner(group: TaskGroup) -> Spawn:

@@ -143,7 +143,12 @@ OPTIONS: tuple[Option, ...] = (
         ("local", "openai:gpt-5-mini", "anthropic:claude-sonnet-4-5"),
         group="what",
     ),
-    Option("base-url", "URL", "where an OpenAI-compatible model is served", group="what"),
+    Option(
+        "base-url",
+        "URL",
+        "where an OpenAI-compatible model is served; only the key of --key-env is sent there",
+        group="what",
+    ),
     Option("key-env", "NAME", "the environment variable with its key, if not the provider's usual one", group="what"),
     Option("system", "TEXT", "the system prompt of an agent", group="what", field="system_prompt"),
     Option("tools", "FN,FN", "functions of the notebook that an agent may call", many=True, group="what"),

@@ -191,6 +191,14 @@ def parse_clock(text: str, *, bare_hour: bool = False) -> ClockTime:
     return ClockTime(hour, minute, second)
 
 
+def midnight_us(now_us: int, zone: str | None = None) -> int:
+    """Return the instant at which the day of `now_us` began in a zone; None is the zone of this machine."""
+    local = _datetime(now_us).astimezone(zone_info(zone_name(zone)))
+    return (local.replace(hour=0, minute=0, second=0, microsecond=0).astimezone(UTC) - _EPOCH) // timedelta(
+        microseconds=1
+    )
+
+
 def zone_name(zone: str | None) -> str:
     """Return the IANA name of a zone, of this machine's for None.
 

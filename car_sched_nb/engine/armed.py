@@ -121,6 +121,12 @@ class Plan(msgspec.Struct, frozen=True, gc=False):
     gap_slots: int = 0
     status: Status = Status.MISSED
     reason: str = ""
+    error: str | None = None
+
+    def not_run(self, reason: str, error: str) -> Plan:
+        """Return the same plan with what it would have run, and the slots before it, skipped."""
+        assert self.run is not None
+        return Plan(self.cursor, None, self.gap or self.run, self.gap_slots + 1, Status.SKIPPED, reason, error)
 
 
 def decide(armed: Armed, passed: Passed, now_us: int, busy: bool) -> Plan | None:
@@ -206,6 +212,7 @@ def _gap_row(armed: Armed, plan: Plan, now_us: int) -> Row:
         finished_at=now_us,
         slots=plan.gap_slots,
         reason=plan.reason,
+        error=plan.error,
     )
 
 

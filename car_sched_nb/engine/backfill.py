@@ -35,6 +35,8 @@ class Backfill:
         if missing := running.runner_of(task).missing(task):
             # A slot that fails for it would be used up.
             raise InvalidInput(f"{task.name} cannot run yet: {missing}")
+        if used_up := running.used_up(task):
+            raise InvalidInput(used_up)
         self.task = task
         self.scope = anyio.CancelScope()
         self._engine = engine
@@ -101,7 +103,7 @@ class Backfill:
         if stored is None or stored.revision != self.task.revision or self._running.closing or self.scope.cancel_called:
             return False
         self.task = stored
-        return True
+        return self._running.used_up(stored) is None
 
     async def _claim(self, fire: Fire) -> Run | None:
         """Claim a slot as soon as nothing is in its way; None when somebody else has served it."""

@@ -29,6 +29,11 @@ _GRID = {Trigger.INTERVAL: "--every", Trigger.CRON: "--cron"}
 _PLANNED = {**_GRID, Trigger.ONCE: "--at"}
 _AGAIN = {**_GRID, Trigger.FILE_WATCH: "--watch", Trigger.AFTER: "--after"}
 _GOES_WITH = {"jitter": _PLANNED, "until": _AGAIN, "max_runs": _AGAIN, "when": {Trigger.AFTER: "--after"}}
+_OF_AGENTS = (
+    *("model", "base_url", "key_env", "system_prompt", "tools", "output_type"),
+    *("max_turns", "total_tokens", "max_cost", "daily_tokens"),
+)
+_NO_AGENTS = frozenset({"python", "shell", "notebook"})
 
 
 def checked(task: Task, runners: Mapping[str, Runner]) -> Task:
@@ -58,6 +63,7 @@ def checked(task: Task, runners: Mapping[str, Runner]) -> Task:
         raise InvalidInput("--retry-delay goes with --retries; add --retries 3, or leave --retry-delay away")
     task = msgspec.structs.replace(check_trigger(task), notify=_notices(task.notify))
     _check_goes_with(task)
+    _check_of_agents(task)
     _check_jitter(task)
     if task.trigger is Trigger.FILE_WATCH:
         task = msgspec.structs.replace(task, watch_path=files.resolve(task.watch_path))
@@ -80,6 +86,19 @@ def _check_goes_with(task: Task) -> None:
         if getattr(task, name) != getattr(plain, name) and task.trigger not in flags:
             option, listed = name.replace("_", "-"), " or ".join(flags.values())
             raise InvalidInput(f"--{option} goes with {listed}; add one, or leave --{option} away")
+
+
+def _check_of_agents(task: Task) -> None:
+    """Refuse what only an agent, or a runner of the user's own, can heed."""
+    if task.runner not in _NO_AGENTS:
+        return
+    plain = Task(task.name)
+    for name in _OF_AGENTS:
+        if getattr(task, name) != getattr(plain, name):
+            option = "system" if name == "system_prompt" else name.replace("_", "-")
+            raise InvalidInput(
+                f"--{option} is for agents, and this is a {task.runner} task; add --runner agent, or leave it away"
+            )
 
 
 def _check_jitter(task: Task) -> None:

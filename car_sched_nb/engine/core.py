@@ -249,6 +249,8 @@ class Engine:
             self._push(armed, following.at_us if following else now_us + _RETRY_US)
             return
         plan = self._decided(armed, passed, now_us)
+        if plan is not None and plan.run is not None and (used_up := self.used_up(armed)):
+            plan = plan.not_run("budget", used_up)
         if plan is not None:
             self._settle(armed, plan, now_us)
         elif armed.elsewhere:
@@ -270,6 +272,14 @@ class Engine:
             armed.replacing = True
             self._replace(armed)
         return decide(armed, passed, now_us, busy)
+
+    def used_up(self, armed: Armed) -> str | None:
+        """Return why a task may not run again today, or None; a store that cannot tell does not stop it."""
+        try:
+            return self.running.used_up(armed.task)
+        except StoreError as error:
+            self.running.trouble(armed.task, "slot", error, f"the store did not tell what was used today: {error}")
+            return None
 
     def in_the_way(self, armed: Armed) -> bool:
         """Tell whether a run of a task is going on that a new state has to wait for; `replace` stops it."""
@@ -320,10 +330,13 @@ class Engine:
     ) -> None:
         """Settle a state that was found, a watched path's or the upstream tasks', and run its slot.
 
-        `skipped` says why it does not run: its row is written, and nothing starts.
+        `skipped` says what of its upstream keeps it from running: its row is written, and nothing starts.
         """
         now_us = self._clock.now_us()
         task = armed.task
+        reason = "upstream"
+        if not skipped and (skipped := self.used_up(armed)):
+            reason = "budget"
         run = None if skipped else self._claim(armed, fire, now_us, upstream)
         gap = None
         if skipped:
@@ -334,7 +347,7 @@ class Engine:
                 status=Status.SKIPPED,
                 scheduled_at=fire.at_us,
                 finished_at=now_us,
-                reason="upstream",
+                reason=reason,
                 error=skipped,
                 upstream=upstream,
             )

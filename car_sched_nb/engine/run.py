@@ -170,14 +170,14 @@ class Run:
 
     def end_now(self, outcome: Outcome, now_us: int, mono_us: int) -> None:
         """The work has ended."""
+        if self.noted is not None and outcome.output == AgentOutput():
+            outcome = msgspec.structs.replace(outcome, output=self.noted)
         self.end_as(outcome)
         self.finished_us = now_us
         self.duration_us = mono_us - self.mono_us if self.begun else None
 
     def end_as(self, outcome: Outcome) -> None:
         """Replace how it ended by what can be told."""
-        if self.noted is not None and outcome.output == AgentOutput():
-            outcome = msgspec.structs.replace(outcome, output=self.noted)
         self.outcome, self.result = outcome, outcome.result
 
     def ends(self) -> ops.Finish:

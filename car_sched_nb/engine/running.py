@@ -28,6 +28,7 @@ from car_sched_nb.store import records
 from car_sched_nb.store.ops import Call, Finish, Settle, Settled, Start
 from car_sched_nb.store.sqlite import SqliteStore
 from car_sched_nb.store.writer import Writer
+from car_sched_nb.when import midnight_us
 
 AGAIN_S = 1.0
 """Seconds until a store that refused a write is asked again."""
@@ -154,7 +155,7 @@ class Running:
             attempt=attempt,
             cause=cause,
             trigger=trigger,
-            params=_kept_params(values) if values else None,
+            params=kept_params(values),
             executor=runner.executor(task),
             owner=self.owner,
             not_before=not_before,
@@ -236,7 +237,7 @@ class Running:
             cause=found.cause,
             reason=found.reason,
             trigger=found.trigger,
-            params=_kept_params(found.params) if found.params else None,
+            params=kept_params(found.params),
             executor=found.executor,
             not_before=to_us(found.not_before) if found.not_before else None,
             upstream=msgspec.json.encode(found.upstream).decode() if found.upstream else None,
@@ -267,10 +268,17 @@ class Running:
         try:
             runner = self.runner_of(run.task)
             waits_for_loop = runner.waits_for_loop(run.task)
+            used_up = self.used_up(run.task)
+        except StoreError as error:
+            self._start_later(run, error)
+            return
         except Exception as error:  # noqa: BLE001 - what cannot run now ends as a row that says why
             self._end(run, failure(error, run.task.name))
             return
-        if waits_for_loop:
+        if used_up:
+            run.reason = "budget"
+            self._end(run, Outcome(Status.SKIPPED, error=used_up))
+        elif waits_for_loop:
             run.wait_reason = "kernel busy"
             self._work_on(run)
         else:
@@ -417,6 +425,24 @@ class Running:
             if self._events.heard and not isinstance(error, BodyFailed):
                 run.exception = error
             return failure(error, run.task.name)
+
+    def tokens_today(self, task: Task, besides: Run | None = None) -> int:
+        """Return what a task has used since midnight, with what runs here now and without `besides`; any thread."""
+        here = self.of(task.id)
+        noted = [run.noted for run in here if run is not besides and run.noted is not None]
+        now = sum((output.tokens_in or 0) + (output.tokens_out or 0) for output in noted)
+        since_us = midnight_us(self._clock.now_us())
+        # What has ended may be stored and not yet be known to be.
+        return now + records.tokens_since(self._store, task.id, since_us, [run.execution_id for run in here])
+
+    def used_up(self, task: Task) -> str | None:
+        """Return why a task may not run again today, or None."""
+        if not task.daily_tokens:
+            return None
+        used = self.tokens_today(task)
+        if used < task.daily_tokens:
+            return None
+        return f"{used:,} tokens are used today of --daily-tokens {task.daily_tokens:,}; it runs again tomorrow"
 
     def last_success(self, task: Task) -> datetime | None:
         """Return when a task last completed."""
@@ -604,7 +630,10 @@ class Running:
         )
 
 
-def _kept_params(values: Mapping[str, Any]) -> str:
+def kept_params(values: Mapping[str, Any]) -> str | None:
+    """Return parameters as a row keeps them."""
+    if not values:
+        return None
     try:
         return msgspec.json.encode(values).decode()
     except (TypeError, ValueError, OverflowError, RecursionError) as error:

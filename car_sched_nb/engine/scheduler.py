@@ -42,6 +42,7 @@ from car_sched_nb.executors.loop import LoopHost, OwnLoop
 from car_sched_nb.loops import soon_caller, spawner
 from car_sched_nb.model import Cause, Execution, Status, Task, Trigger, same_slots
 from car_sched_nb.output import route_streams
+from car_sched_nb.runners.agent import PromptRunner
 from car_sched_nb.runners.base import AgentRunner, Runner, SharedInfra
 from car_sched_nb.runners.notebook import NotebookRunner
 from car_sched_nb.runners.python import PythonRunner
@@ -105,12 +106,13 @@ class Scheduler:
         self.clock = clock or SystemClock()
         self.infra = SharedInfra()
         self.python = python or PythonRunner()
+        self._host = host or OwnLoop()
         self.runners: dict[str, Runner] = {
             "python": self.python,
             "shell": ShellRunner(),
+            "agent": PromptRunner(self.python, self.infra, self._host),
             "notebook": NotebookRunner(namespace),
         }
-        self._host = host or OwnLoop()
         self._given = store
         self._owner_name = owner_name or whoami(namespace)
         self._max_running = max_running
@@ -407,8 +409,10 @@ class Scheduler:
         if execution.status not in (Status.MISSED, Status.SKIPPED):
             raise InvalidInput(f"it is {execution.status.value}, not missed or skipped; run the task: run_now")
         if execution.cause is not Cause.SLOT or task.trigger not in PLANNED:
-            if isinstance(await self._serving.by_hand(task, execution.params), Execution):
-                raise InvalidInput(f"{task.name} is still running; cancel it, or try again when it has ended")
+            claimed = await self._serving.by_hand(task, execution.params)
+            if isinstance(claimed, Execution):
+                running = f"{task.name} is still running; cancel it, or try again when it has ended"
+                raise InvalidInput(claimed.error or running)
             return 1
         if execution.slots > MOST_OF_A_ROW:
             raise InvalidInput(

@@ -14,13 +14,13 @@ from car_sched_nb import files
 from car_sched_nb.clock import Clock
 from car_sched_nb.engine.armed import new_row, transaction
 from car_sched_nb.engine.run import Run, row_execution
-from car_sched_nb.engine.running import Running
+from car_sched_nb.engine.running import Running, kept_params
 from car_sched_nb.engine.watch import cursor_of, parts_of
 from car_sched_nb.errors import DefinitionChanged, InvalidInput, TaskPaused, UnknownTask
 from car_sched_nb.model import LIVE, UNDONE, Cause, Execution, Status, Task, Trigger, to_us
 from car_sched_nb.occurrence import execution_id, manual_slot, occurrence_id, slot_text
 from car_sched_nb.store import records, upstream
-from car_sched_nb.store.ops import Row, Settle
+from car_sched_nb.store.ops import Settle
 from car_sched_nb.store.sqlite import SqliteStore
 from car_sched_nb.store.upstream import End
 from car_sched_nb.store.writer import Writer
@@ -49,7 +49,7 @@ class Serving:
         for _ in range(_TRIES):
             if not task.enabled:
                 raise TaskPaused(task.name)
-            if task.trigger is Trigger.MANUAL or self._has_no_slot_yet(task):
+            if task.trigger is Trigger.MANUAL or self._has_no_slot_yet(task) or self._running.used_up(task):
                 return await self.by_hand(task, params)
             claimed = await self._try_current(task, params)
             if claimed is not None:
@@ -136,9 +136,12 @@ class Serving:
             now_us = self._clock.now_us()
             slot = manual_slot()
             occurrence = occurrence_id(task.id, Trigger.MANUAL, slot)
+            ids = (slot, occurrence, execution_id(occurrence, 1))
+            if used_up := self._running.used_up(task):
+                return await self._skip_by_hand(task, ids, params, now_us, "budget", used_up)
             run = self._running.new_run(
                 task,
-                (slot, occurrence, execution_id(occurrence, 1)),
+                ids,
                 now_us,
                 now_us,
                 cause=Cause.HAND,
@@ -152,7 +155,7 @@ class Serving:
             if (again.revision, again.version) != (task.revision, task.version):
                 task = again
             elif task.overlap not in ("queue", "replace") or not self._running.of(task.id):
-                return await self._skip_by_hand(again, run.row, now_us)
+                return await self._skip_by_hand(again, ids, params, now_us, "overlap")
             elif task.overlap == "replace":
                 await self._replace(task)
         raise DefinitionChanged(task.name)
@@ -162,6 +165,8 @@ class Serving:
         if ended.status not in UNDONE or not ended.attempt:
             raise InvalidInput(f"it is {ended.status.value}, and nothing of it failed; run the task: run_now")
         for _ in range(_TRIES):
+            if used_up := self._running.used_up(task):
+                raise InvalidInput(used_up)
             now_us, tried = self._clock.now_us(), records.attempts(self._store, ended.occurrence_id)
             if (newest := tried[-1]).status not in UNDONE:
                 raise InvalidInput(f"its attempt {newest.attempt} is {newest.status.value} already")
@@ -203,17 +208,26 @@ class Serving:
         for run in runs:
             await run.wait_over()
 
-    async def _skip_by_hand(self, task: Task, claim: Row, now_us: int) -> Execution:
+    async def _skip_by_hand(
+        self,
+        task: Task,
+        ids: tuple[str, str, str],
+        params: Mapping[str, Any] | None,
+        now_us: int,
+        reason: str,
+        error: str | None = None,
+    ) -> Execution:
         row = new_row(
             task,
-            (claim.slot, claim.occurrence_id, claim.execution_id),
-            params=claim.params,
+            ids,
+            params=kept_params({**task.params, **(params or {})}),
             status=Status.SKIPPED,
             scheduled_at=now_us,
             finished_at=now_us,
             cause=Cause.HAND,
             trigger=Trigger.MANUAL,
-            reason="overlap",
+            reason=reason,
+            error=error,
         )
         await self._writer.write(transaction(task, now_us, by_hand=True, gap=row))
         execution = row_execution(task, row)

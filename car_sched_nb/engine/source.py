@@ -20,6 +20,10 @@ class Told(Protocol):
         """Commit its start."""
         ...
 
+    def tokens_today(self, task: Task, besides: Run | None = None) -> int:
+        """Return what its task has used since midnight, without this run."""
+        ...
+
     def last_success(self, task: Task) -> datetime | None:
         """Return when its task last completed."""
         ...
@@ -58,6 +62,12 @@ class RunSource:
     async def begin(self) -> None:
         await self._running.begin_here(self.run)
 
+    def note(self, output: AgentOutput) -> None:
+        self.run.noted = output
+
+    def tokens_today(self) -> int:
+        return self._running.tokens_today(self.run.task, self.run)
+
     def report(self, progress: Progress) -> None:
         self.run.progress = progress
 
@@ -66,9 +76,6 @@ class RunSource:
 
     def upstream(self) -> dict[str, Upstream]:
         return self._running.upstream(self.run)
-
-    def note(self, output: AgentOutput) -> None:
-        self.run.noted = output
 
     def file(self, suffix: str) -> str:
         return self._running.file_of(self.run.execution_id, suffix)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import threading
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -11,7 +10,7 @@ from typing import Any, TypeVar
 
 import anyio
 
-from car_sched_nb.loops import soon_caller
+from car_sched_nb.loops import context_for_asyncio, soon_caller
 
 T = TypeVar("T")
 Work = Callable[[asyncio.Event], Awaitable[T]]
@@ -28,7 +27,7 @@ async def run_apart(work: Work[T]) -> T:
     """
     job = _Job(work, soon_caller())
     # Its context is the caller's: what a library prints or logs there belongs to the execution.
-    threading.Thread(target=contextvars.copy_context().run, args=(job.run,), name="car-apart", daemon=True).start()
+    threading.Thread(target=context_for_asyncio().run, args=(job.run,), name="car-apart", daemon=True).start()
     try:
         await job.ended.wait()
     except anyio.get_cancelled_exc_class():

@@ -114,6 +114,8 @@ class CarMagics(Magics):
 
 
 def _started(execution: Execution) -> str:
+    if execution.status == "skipped" and execution.reason == "budget":
+        return f"not started: {execution.error}"
     if execution.status == "skipped":
         return f"still running, so not started again: %car cancel {execution.task}, or --overlap allow"
     return "started"
@@ -248,6 +250,12 @@ def _debug(magics: CarMagics, words: list[str]) -> None:
     verbs.debug(_one("debug", words))
 
 
+def _transcript(magics: CarMagics, words: list[str]) -> Any:
+    if not 1 <= len(words) <= 2:
+        raise InvalidInput(f"write: %car {VERBS['transcript'].usage}")
+    return verbs.transcript(*words)
+
+
 _HISTORY_OPTIONS = {"--last": "since", "--since": "since", "--until": "until", "--status": "status", "--limit": "limit"}
 
 
@@ -354,6 +362,9 @@ VERBS: dict[str, Verb] = {
         "artifact NAME [EXECUTION_ID]", "the file it has left: an executed notebook", _artifact, takes_task=True
     ),
     "debug": Verb("debug NAME", "open its last exception in the debugger", _debug, takes_task=True),
+    "transcript": Verb(
+        "transcript NAME [EXECUTION_ID]", "what its newest agent and its tools said", _transcript, takes_task=True
+    ),
     "history": Verb(
         "history [NAME ...] [--last DUR] [--since T] [--until T] [--status S] [--limit N]",
         "executions as a DataFrame",

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from car_sched_nb import options
 from car_sched_nb.errors import InvalidInput
-from car_sched_nb.model import Execution, Task
+from car_sched_nb.model import LIVE, Execution, Task
 from car_sched_nb.notebook.namespace import Namespace, notebook_path
 from car_sched_nb.notebook.session import KernelScheduler, current_session
+from car_sched_nb.notebook.transcript import Transcript
 from car_sched_nb.store import records
 
 if TYPE_CHECKING:
@@ -163,6 +164,34 @@ def send(task: str, message: Any) -> None:
 def state() -> State:
     """Return what the runs of all tasks of this kernel share, `car.current().state` in a body."""
     return current_session().start().infra.state
+
+
+def transcript(execution: Execution | str, execution_id: str | None = None) -> Transcript:
+    """Return what an agent was asked, what it and its tools said: of an execution, its id, or a task's newest.
+
+    It is kept when the execution ends, however it ends; what runs is in `logs`.
+
+    Raises
+    ------
+    InvalidInput
+        When nothing was kept.
+    """
+    session = current_session()
+    wanted = execution.execution_id if isinstance(execution, Execution) else execution_id or execution
+    if ":" not in wanted:  # no id is without, and no name has one
+        rows = records.executions(session.store, "e.task_id = ? AND e.attempt > 0", task(wanted).id, newest=1)
+        if not rows:
+            raise InvalidInput(f"{wanted} has not run yet: %car run {wanted}")
+        wanted = rows[-1].execution_id
+    kept = records.transcript(session.store, wanted)
+    if kept is None:
+        found = records.execution(session.store, wanted)
+        if found is None:
+            raise InvalidInput(f"no execution has the id {wanted!r}; car.history() is indexed by their ids")
+        live = found.status in LIVE
+        more = f"it is kept when it ends: %car logs {found.task}" if live else f"it was a {found.runner} task's"
+        raise InvalidInput(f"{wanted} has no transcript; {more}")
+    return Transcript(wanted, kept)
 
 
 def history(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 from contextvars import ContextVar
 from datetime import datetime
@@ -123,6 +124,14 @@ class Source(Protocol):
         """Commit the start of work that waited for its loop."""
         ...
 
+    def note(self, output: AgentOutput) -> None:
+        """Keep what is known so far, for an end that brings nothing of its own."""
+        ...
+
+    def tokens_today(self) -> int:
+        """Return what the other executions of its task have used since midnight."""
+        ...
+
     def report(self, progress: Progress) -> None:
         """Note how far it has come."""
         ...
@@ -133,10 +142,6 @@ class Source(Protocol):
 
     def upstream(self) -> dict[str, Upstream]:
         """Return what it follows."""
-        ...
-
-    def note(self, output: AgentOutput) -> None:
-        """Keep what there is so far."""
         ...
 
     def file(self, suffix: str) -> str:
@@ -287,8 +292,9 @@ class Work:
         return AgentSpec(
             name=task.name,
             system_prompt=task.system_prompt,
+            tools=task.tools,
             max_turns=task.max_turns,
-            metadata=dict(task.agent_metadata),
+            metadata={**_model_options(task), **task.agent_metadata},
         )
 
     @property
@@ -301,12 +307,24 @@ class Work:
         await self._source.begin()
 
     def note(self, output: AgentOutput) -> None:
-        """Keep what there is so far: it is stored when the work ends without an output, failed or stopped."""
+        """Keep what there is so far, from any thread: it is stored when the work is stopped, or fails without more."""
         self._source.note(output)
 
     def file(self, suffix: str) -> str:
         """Return the path of a file that is kept with the execution and removed with it: its `artifact`."""
         return self._source.file(suffix)
+
+    def tokens_today(self) -> int:
+        """Return the tokens that its task has used since midnight, without this execution; from any thread."""
+        return self._source.tokens_today()
+
+
+_MODEL_OPTIONS = ("model", "base_url", "key_env", "output_type", "total_tokens", "max_cost", "daily_tokens")
+
+
+def _model_options(task: Task) -> dict[str, Any]:
+    """Return what was given of a model and its budget, for runners that the user wrote."""
+    return {name: value for name in _MODEL_OPTIONS if (value := getattr(task, name))}
 
 
 class Runner(Protocol):
@@ -361,8 +379,23 @@ def current() -> Runtime:
     return runtime
 
 
+_FIELD = re.compile(r"\{(\{)?([^\W\d]\w*)\}(?(1)\})")
+
+
+def field_names(text: str) -> list[str]:
+    """Return the names that stand in `{name}` fields, each once, in their order."""
+    return list(dict.fromkeys(found[2] for found in _FIELD.finditer(text) if not found[1]))
+
+
 def prompt_fields(text: str, values: Mapping[str, str]) -> str:
-    """Replace `{name}` by plain-name substitution only: no attributes, no indexes, no format codes."""
-    for name, value in values.items():
-        text = text.replace("{" + name + "}", value)
-    return text
+    """Replace `{name}` by plain-name substitution only: no attributes, no indexes, no format codes.
+
+    In one pass: what a value brings is never a field. `{{name}}` is the text `{name}`; any other brace, and a name
+    that has no value, stays as it is, so that JSON in a prompt survives.
+    """
+
+    def value(found: re.Match[str]) -> str:
+        name = found[2]
+        return f"{{{name}}}" if found[1] else values.get(name, found[0])
+
+    return _FIELD.sub(value, text)

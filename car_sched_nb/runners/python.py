@@ -194,6 +194,12 @@ class _Done(NamedTuple):
     values: dict[str, Any]
 
 
+def check_into(task: Task) -> None:
+    """Refuse what cannot be a variable of the notebook."""
+    if task.into and (not task.into.isidentifier() or keyword.iskeyword(task.into)):
+        raise InvalidInput(f"--into needs a variable's name, not {task.into!r}")
+
+
 def _nothing() -> None:
     """Do nothing."""
 
@@ -241,6 +247,10 @@ class PythonRunner:
         """By task name, the ones used last at the end."""
         self._lock = threading.Lock()
 
+    async def publish(self, values: Mapping[str, Any]) -> None:
+        """Put names into the notebook, as `--into` does."""
+        await self._publish(values)
+
     async def _publish_now(self, values: Mapping[str, Any]) -> None:
         self.names.update(values)
 
@@ -278,8 +288,7 @@ class PythonRunner:
         asynchronous = self._is_async(task)  # compiles it, so that a mistake is refused before anything is stored
         if task.executor == "thread" and asynchronous:
             raise InvalidInput("a body with a top-level await runs on the loop; leave --executor thread away")
-        if task.into and (not task.into.isidentifier() or keyword.iskeyword(task.into)):
-            raise InvalidInput(f"--into needs a variable's name, not {task.into!r}")
+        check_into(task)
 
     def executor(self, task: Task) -> str:
         return task.executor or ("loop" if self._is_async(task) else "thread")

@@ -174,6 +174,19 @@ def failed_since(store: SqliteStore, namespace: str, since_us: int) -> int:
     return count
 
 
+def tokens_since(store: SqliteStore, task_id: str, since_us: int, without: list[str]) -> int:
+    """Return the tokens of a task's executions that ended since an instant, `without` those of these ids."""
+    sql = """SELECT total(tokens_in) + total(tokens_out) FROM executions WHERE task_id = ? AND finished_at >= ?
+        AND execution_id NOT IN (SELECT value FROM json_each(?))"""
+    return int(store.rows(sql, task_id, since_us, msgspec.json.encode(without).decode())[0][0])
+
+
+def transcript(store: SqliteStore, execution_id: str) -> str | None:
+    """Return the conversation of an execution as it is stored, or None."""
+    found = store.rows("SELECT transcript FROM outputs WHERE execution_id = ?", execution_id)
+    return found[0][0] if found else None
+
+
 def execution(store: SqliteStore, execution_id: str) -> Execution | None:
     """Return one execution, or None."""
     found = executions(store, "e.execution_id = ?", execution_id)

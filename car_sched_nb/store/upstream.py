@@ -17,12 +17,12 @@ Query = Callable[..., list[tuple[Any, ...]]]
 FAILED = frozenset({Status.FAILED, Status.TIMED_OUT, Status.INTERRUPTED, Status.CANCELLED, Status.SKIPPED})
 
 # The newest occurrence that has ended for good: a failure whose next attempt is planned has not. One that was skipped
-# because of its own upstream counts as a failure, so that a chain stops with a word on every link.
+# because of its own upstream, or of its budget then, counts as a failure: a chain stops with a word on every link.
 _END = """
     SELECT e.seq, e.execution_id, e.status, e.finished_at FROM tasks t JOIN executions e ON e.task_id = t.id
     WHERE t.namespace = ? AND t.name = ? AND t.deleted_at IS NULL
         AND (e.status IN ('completed', 'failed', 'cancelled', 'timed_out', 'interrupted')
-            OR (e.status = 'skipped' AND e.reason = 'upstream'))
+            OR (e.status = 'skipped' AND e.trigger = 'after' AND e.reason IN ('upstream', 'budget')))
         AND NOT EXISTS (SELECT 1 FROM executions x WHERE x.occurrence_id = e.occurrence_id AND x.seq != e.seq
             AND x.status IN ('waiting', 'running', 'completed'))
     ORDER BY e.seq DESC LIMIT 1"""
