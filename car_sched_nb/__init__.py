@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from car_sched_nb.notebook.verbs import model_get as model_get
     from car_sched_nb.notebook.verbs import models as models
     from car_sched_nb.notebook.verbs import namespace as namespace
+    from car_sched_nb.notebook.verbs import outputs as outputs
     from car_sched_nb.notebook.verbs import pause as pause
     from car_sched_nb.notebook.verbs import preview as preview
     from car_sched_nb.notebook.verbs import resume as resume
@@ -66,6 +67,8 @@ if TYPE_CHECKING:
     from car_sched_nb.runners.base import current as current
     from car_sched_nb.runners.mail import Mailbox as Mailbox
     from car_sched_nb.runners.mail import State as State
+    from car_sched_nb.runners.track import progress as progress
+    from car_sched_nb.runners.track import track as track
 
 __version__ = "0.1.0"
 
@@ -78,10 +81,11 @@ _HOMES = {
     "model": "Cause Execution Status Task TaskStatus Trigger",
     "notebook.decorator": "runner task",
     "notebook.verbs": "adopt archive arm artifact backfill cancel dashboard debug delete edit help history list logs "
-    "mailbox model_get models namespace pause preview resume run run_now scheduler send show state tasks "
+    "mailbox model_get models namespace outputs pause preview resume run run_now scheduler send show state tasks "
     "transcript wait",
     "runners.base": "AgentOutput AgentRunner AgentSpec Runtime SharedInfra current",
     "runners.mail": "Mailbox State",
+    "runners.track": "progress track",
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
 

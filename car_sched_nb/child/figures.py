@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 
-def show_open(show: Callable[[dict[str, Any]], None]) -> None:
+def show_open(show: Callable[..., None]) -> None:
     """Show the open figures of matplotlib, if the body has used it, and close them."""
     helpers: Any = sys.modules.get("matplotlib._pylab_helpers")
     if helpers is None:
@@ -17,5 +17,6 @@ def show_open(show: Callable[[dict[str, Any]], None]) -> None:
     for manager in helpers.Gcf.get_all_fig_managers():
         figure, picture = manager.canvas.figure, io.BytesIO()
         figure.savefig(picture, format="png", bbox_inches="tight")
-        show({"image/png": base64.b64encode(picture.getvalue()).decode(), "text/plain": repr(figure)})
+        encoded, text = base64.b64encode(picture.getvalue()).decode(), repr(figure)
+        show({"image/png": encoded, "text/plain": text}, text=text)
     helpers.Gcf.destroy_all()

@@ -141,9 +141,9 @@ class Child:
         self._flush()
         self._link.send(wire.CLEAR)
 
-    def _show(self, bundle: dict[str, Any]) -> None:
+    def _show(self, bundle: dict[str, Any], **options: Any) -> None:
         self._flush()
-        self._link.send_object(wire.SHOW, {"bundle": bundle})
+        self._link.send_object(wire.SHOW, {"bundle": bundle, **options})
 
     def _done(self, result: Any) -> dict[str, Any]:
         figures.show_open(self._show)

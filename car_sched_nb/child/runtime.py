@@ -14,7 +14,7 @@ from car_sched_nb.runners.base import Occurrence, Progress, Runtime, Upstream
 class _Output:
     """What the run prints; the kernel keeps it."""
 
-    def __init__(self, show: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(self, show: Callable[..., None]) -> None:
         self.show = show
 
     def write(self, text: str, stream: str = "stdout") -> int:
@@ -55,7 +55,7 @@ class _Infra:
         return Remote(self._kernel, "mailbox")
 
 
-def runtime_of(kernel: Kernel, job: dict[str, Any], show: Callable[[dict[str, Any]], None]) -> Runtime:
+def runtime_of(kernel: Kernel, job: dict[str, Any], show: Callable[..., None]) -> Runtime:
     """Return what `car.current()` returns."""
     source: Any = _Source(kernel, job["occurrence"], _Output(show))
     infra: Any = _Infra(kernel)

@@ -15,17 +15,23 @@ from traitlets.config import Config
 class _Publisher(DisplayPublisher):
     """Sends what is displayed to the kernel."""
 
-    send: Callable[[dict[str, Any]], None]
+    send: Callable[..., None]
     clear: Callable[[], None]
 
     def publish(self, data: dict[str, Any], metadata: dict[str, Any] | None = None, **options: Any) -> None:  # type: ignore[override]
-        self.send({mime: _plain(value) for mime, value in data.items()})
+        self.send(
+            {mime: _plain(value) for mime, value in data.items()},
+            text=str(data.get("text/plain", "")),
+            metadata=metadata or None,
+            display_id=(options.get("transient") or {}).get("display_id"),
+            update=bool(options.get("update")),
+        )
 
     def clear_output(self, wait: bool = False) -> None:
         self.clear()
 
 
-def make(module: ModuleType, show: Callable[[dict[str, Any]], None], clear: Callable[[], None]) -> InteractiveShell:
+def make(module: ModuleType, show: Callable[..., None], clear: Callable[[], None]) -> InteractiveShell:
     """Make the one shell of this process."""
     config = Config()
     config.HistoryManager.enabled = False

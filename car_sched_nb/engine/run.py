@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -184,14 +185,19 @@ class Run:
         """Return what to write about its end."""
         outcome = self.outcome
         assert outcome is not None
-        text = self.output.text()
+        printed, masked = self.output.kept(), self.output.masked
         kept = None
         output = outcome.output
-        if text or outcome.traceback or self.output.has_displays or output.transcript or output.artifact:
-            displays = _kept_displays(self.output.displays)
-            path = str(self.output.path) if self.output.path else None
+        if printed or outcome.traceback or output.transcript or output.artifact:
             kept = ops.Output(
-                self.execution_id, text, outcome.traceback, displays, path, None, output.transcript, output.artifact
+                self.execution_id,
+                printed.text if printed else "",
+                outcome.traceback and masked(outcome.traceback),
+                printed.displays if printed else None,
+                str(self.output.path) if self.output.path else None,
+                printed.marks if printed else None,
+                output.transcript and masked(output.transcript),
+                output.artifact,
             )
         end = ops.End(
             execution_id=self.execution_id,
@@ -200,8 +206,8 @@ class Run:
             started_at=self.started_us,
             finished_at=self.finished_us,
             duration=self.duration_us,
-            answer=clip(output.answer) if output.answer else None,
-            error=outcome.error,
+            answer=clip(masked(output.answer)) if output.answer else None,
+            error=outcome.error and masked(outcome.error),
             error_type=outcome.error_type,
             turns=output.turns,
             tool_calls=output.tool_calls,
@@ -212,13 +218,6 @@ class Run:
             reason=self.reason,
         )
         return ops.Finish(end=end, output=kept, task_id=self.task.id, max_failures=self.task.max_failures)
-
-
-def _kept_displays(displays: list[dict[str, Any]]) -> str | None:
-    try:
-        return msgspec.json.encode(displays).decode() if displays else None
-    except Exception:  # noqa: BLE001 - a bundle that is no JSON; its text is in the output all the same
-        return None
 
 
 def row_execution(task: Task, row: Row, finish: ops.Finish | None = None) -> Execution:
@@ -263,14 +262,22 @@ def row_execution(task: Task, row: Row, finish: ops.Finish | None = None) -> Exe
     )
 
 
-def failure(error: BaseException, task_name: str) -> Outcome:
-    """Return how an execution failed: a runner's own words, or an exception with the body's traceback."""
+def _as_it_is(text: str) -> str:
+    return text
+
+
+def failure(error: BaseException, task_name: str, masked: Callable[[str], str] = _as_it_is) -> Outcome:
+    """Return how an execution failed: a runner's own words, or an exception with the body's traceback.
+
+    Secrets are masked before a text is cut, lest the cut leave half of one.
+    """
     if isinstance(error, BodyFailed):
         output = getattr(error, "output", None)
         kept = output if isinstance(output, AgentOutput) else AgentOutput()
-        trace = clip(error.traceback) if error.traceback else None
-        return Outcome(Status.FAILED, kept, error=clip(str(error)), error_type=clip(error.error_type), traceback=trace)
+        trace = clip(masked(error.traceback)) if error.traceback else None
+        said, name = clip(masked(str(error))), clip(error.error_type)
+        return Outcome(Status.FAILED, kept, error=said, error_type=name, traceback=trace)
     error = the_bodys_own(error)
-    trace = clip(traceback_of(error, f"<car_task {task_name}>"))
+    trace = clip(masked(traceback_of(error, f"<car_task {task_name}>")))
     name = clip(type(error).__name__)
-    return Outcome(Status.FAILED, error=clip(words_of(error)), error_type=name, traceback=trace)
+    return Outcome(Status.FAILED, error=clip(masked(words_of(error))), error_type=name, traceback=trace)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import partial
@@ -384,6 +385,7 @@ class Running:
 
     async def _run(self, run: Run) -> None:
         current_output.set(run.output)
+        _hide_secrets(run)
         outcome: Outcome | None = None
         try:
             run.scope = scope = anyio.CancelScope()
@@ -424,7 +426,7 @@ class Running:
                 raise
             if self._events.heard and not isinstance(error, BodyFailed):
                 run.exception = error
-            return failure(error, run.task.name)
+            return failure(error, run.task.name, run.output.masked)
 
     def tokens_today(self, task: Task, besides: Run | None = None) -> int:
         """Return what a task has used since midnight, with what runs here now and without `besides`; any thread."""
@@ -628,6 +630,14 @@ class Running:
                 text=text,
             )
         )
+
+
+def _hide_secrets(run: Run) -> None:
+    """Mask what a task is given from the environment in all that is kept of it."""
+    task = run.task
+    if task.env or task.key_env or task.ping:
+        names = (*task.env, task.key_env, task.ping.removeprefix("env:"))
+        run.output.hide(*filter(None, map(os.environ.get, filter(None, names))))
 
 
 def kept_params(values: Mapping[str, Any]) -> str | None:

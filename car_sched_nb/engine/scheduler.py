@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from datetime import datetime
 from functools import partial
 from types import TracebackType
@@ -48,7 +49,7 @@ from car_sched_nb.runners.notebook import NotebookRunner
 from car_sched_nb.runners.python import PythonRunner
 from car_sched_nb.runners.shell import ShellRunner
 from car_sched_nb.runners.user import RunFunction, UserRunner
-from car_sched_nb.store import records, retention
+from car_sched_nb.store import records, retention, tidying
 from car_sched_nb.store.ops import Call
 from car_sched_nb.store.owners import Owner, reconcile, sweep, whoami
 from car_sched_nb.store.records import Defined
@@ -58,6 +59,7 @@ from car_sched_nb.triggers import Fire
 from car_sched_nb.when import parse_instant
 
 _TRIES = 10
+_DAY_S = 86_400.0
 _LOOK_S = 0.05  # between two looks at whether another owner's work has ended
 
 
@@ -172,9 +174,17 @@ class Scheduler:
         self.engine.look = self._look
         stack.push_async_callback(self.engine.stop)
         answers.start_soon(self.writer.deliver)
-        for service in (self.engine.timer, self._watcher.run, self._neighbours.run):
+        for service in (self.engine.timer, self._watcher.run, self._neighbours.run, self._tidy):
             self._group.start_soon(service)
         self._entered = True
+
+    async def _tidy(self) -> None:
+        """Remove old files now and once a day."""
+        while True:
+            if tidying.has_files(self.store):
+                with suppress(CarError):  # the next day is as good
+                    await anyio.to_thread.run_sync(tidying.tidy, self.store, time.time(), abandon_on_cancel=True)
+            await anyio.sleep(_DAY_S)
 
     def _open(self) -> SqliteStore:
         if isinstance(self._given, SqliteStore):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Protocol
 
+import msgspec
+
 from car_sched_nb.engine.run import Run
 from car_sched_nb.model import Task
 from car_sched_nb.output import Output
@@ -69,7 +71,8 @@ class RunSource:
         return self._running.tokens_today(self.run.task, self.run)
 
     def report(self, progress: Progress) -> None:
-        self.run.progress = progress
+        note = self.output.masked(progress.note)
+        self.run.progress = progress if note == progress.note else msgspec.structs.replace(progress, note=note)
 
     def last_success(self) -> datetime | None:
         return self._running.last_success(self.run.task)

@@ -153,10 +153,11 @@ class Kept:
         self._first += text[: ANSWER - len(self._first)]
         self._last = (self._last + text)[-ANSWER:]
 
-    def text(self) -> str:
+    def text(self, masked: Callable[[str], str]) -> str:
+        """Return what an answer holds of it, with secrets masked before it is cut: no half of one is left."""
         last = self._last.rstrip("\n")
         length = self.length - len(self._last) + len(last)
-        return ends(self._first[:length], last, length)
+        return ends(masked(self._first[:length]), masked(last), length)
 
 
 class Streams:

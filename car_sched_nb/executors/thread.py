@@ -50,8 +50,8 @@ _DELICATE = frozenset(
         ),
         *(
             str(_OURS / f"{name}.py")
-            for name in "engine/running engine/source notebook/capture notebook/redirect output runners/mail "
-            "store/sqlite".split()
+            for name in "engine/running engine/source masking notebook/capture notebook/guests notebook/redirect "
+            "output returns runners/mail store/sqlite".split()
         ),
     }
 )

@@ -6,18 +6,18 @@ import base64
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from car_sched_nb.notebook import figures, redirect
+from car_sched_nb.notebook import figures, guests, redirect
 from car_sched_nb.output import current_output, route_streams
+
+_WIDGET = "application/vnd.jupyter.widget-view+json"
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
-_MOST_DISPLAYS = 100
-
 
 def install(shell: InteractiveShell) -> Callable[[], None]:
     """Route streams and `display` to the execution that uses them; return what takes it off again."""
-    taken_off = [route_streams(), figures.install(), redirect.install()]
+    taken_off = [route_streams(), figures.install(), redirect.install(), guests.install()]
     publisher = shell.display_pub
     publish = publisher.publish
 
@@ -26,9 +26,21 @@ def install(shell: InteractiveShell) -> Callable[[], None]:
         if output is None:
             publish(data, metadata, **options)
             return
-        if len(output.displays) < _MOST_DISPLAYS:
-            output.displays.append({mime: _plain(value) for mime, value in data.items()})
-        output.write(str(data.get("text/plain", "")) + "\n")
+        bundle = {mime: _plain(value) for mime, value in data.items()}
+        text = str(data.get("text/plain", ""))
+        display_id = (options.get("transient") or {}).get("display_id")
+        widget = data.get(_WIDGET)
+        model_id = str(widget.get("model_id", "")) if isinstance(widget, dict) else ""
+        region = guests.region_of(model_id)
+        if region is not None:
+            bundle, text = region.bundle()
+        output.show(
+            bundle,
+            text=text,
+            metadata=metadata or None,
+            display_id=display_id or model_id or None,
+            update=bool(options.get("update")),
+        )
 
     clear = publisher.clear_output
 
@@ -39,6 +51,16 @@ def install(shell: InteractiveShell) -> Callable[[], None]:
         else:
             output.clear()
 
+    show_traceback = shell._showtraceback  # noqa: SLF001 - all of IPython's tracebacks come through it
+
+    def routed_traceback(kind: Any, error: Any, lines: list[str]) -> None:
+        output = current_output.get()
+        if output is None:
+            show_traceback(kind, error, lines)
+        else:
+            output.write("\n".join(lines) + "\n", "stderr")
+
+    shell._showtraceback = routed_traceback  # type: ignore[assignment,method-assign]  # noqa: SLF001 - the same
     publisher.clear_output = routed_clear  # type: ignore[method-assign]
     publisher.publish = routed  # type: ignore[method-assign,assignment]
 
@@ -47,6 +69,8 @@ def install(shell: InteractiveShell) -> Callable[[], None]:
             take_off()
         if publisher.clear_output is routed_clear:
             publisher.clear_output = clear  # type: ignore[method-assign]
+        if shell._showtraceback is routed_traceback:  # noqa: SLF001 - the same
+            shell._showtraceback = show_traceback  # type: ignore[method-assign]  # noqa: SLF001 - the same
         if publisher.publish is routed:
             publisher.publish = publish  # type: ignore[method-assign]
 

@@ -7,18 +7,13 @@ also routes prints.
 
 from __future__ import annotations
 
-import importlib.abc
-import importlib.util
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from typing import Any
 
+from car_sched_nb.notebook.imports import when_imported
 from car_sched_nb.output import Output, current_output
-
-if TYPE_CHECKING:
-    from importlib.machinery import ModuleSpec
 
 _TABLE = "matplotlib._pylab_helpers"
 
@@ -62,25 +57,6 @@ class _Figures:
         del self._mine()[number]
 
 
-class _Finder(importlib.abc.MetaPathFinder):
-    """Divides the table as soon as matplotlib makes it, whoever imports it first."""
-
-    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        if name != _TABLE:
-            return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
-        if spec is not None and spec.loader is not None:
-            execute = spec.loader.exec_module
-
-            def exec_module(module: ModuleType) -> None:
-                execute(module)
-                _divide(module)
-
-            spec.loader.exec_module = exec_module  # type: ignore[method-assign]
-        return spec
-
-
 def _divide(module: Any) -> None:
     if not isinstance(module.Gcf.figs, _Figures):
         module.Gcf.figs = _Figures(module.Gcf.figs)
@@ -88,15 +64,10 @@ def _divide(module: Any) -> None:
 
 def install() -> Callable[[], None]:
     """Divide pyplot's table of figures, now or when it is made; return what joins it again."""
-    finder = _Finder()
-    if _TABLE in sys.modules:
-        _divide(sys.modules[_TABLE])
-    else:
-        sys.meta_path.insert(0, finder)
+    forget = when_imported(_TABLE, _divide)
 
     def restore() -> None:
-        if finder in sys.meta_path:
-            sys.meta_path.remove(finder)
+        forget()
         module: Any = sys.modules.get(_TABLE)
         if module is not None and isinstance(module.Gcf.figs, _Figures):
             module.Gcf.figs = module.Gcf.figs.notebook

@@ -256,6 +256,12 @@ def _transcript(magics: CarMagics, words: list[str]) -> Any:
     return verbs.transcript(*words)
 
 
+def _outputs(magics: CarMagics, words: list[str]) -> Any:
+    if not 1 <= len(words) <= 2:
+        raise InvalidInput(f"write: %car {VERBS['outputs'].usage}")
+    return verbs.outputs(*words)
+
+
 _HISTORY_OPTIONS = {"--last": "since", "--since": "since", "--until": "until", "--status": "status", "--limit": "limit"}
 
 
@@ -364,6 +370,9 @@ VERBS: dict[str, Verb] = {
     "debug": Verb("debug NAME", "open its last exception in the debugger", _debug, takes_task=True),
     "transcript": Verb(
         "transcript NAME [EXECUTION_ID]", "what its newest agent and its tools said", _transcript, takes_task=True
+    ),
+    "outputs": Verb(
+        "outputs NAME [EXECUTION_ID]", "the same with tables and pictures, drawn again", _outputs, takes_task=True
     ),
     "history": Verb(
         "history [NAME ...] [--last DUR] [--since T] [--until T] [--status S] [--limit N]",

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from car_sched_nb import options
-from car_sched_nb.errors import InvalidInput
+from car_sched_nb.errors import InvalidInput, SchedulerClosed
 from car_sched_nb.model import LIVE, Execution, Task
+from car_sched_nb.notebook import outputs as written
 from car_sched_nb.notebook.namespace import Namespace, notebook_path
-from car_sched_nb.notebook.session import KernelScheduler, current_session
+from car_sched_nb.notebook.session import KernelScheduler, Session, current_session
 from car_sched_nb.notebook.transcript import Transcript
 from car_sched_nb.store import records
 
@@ -110,23 +111,65 @@ def edit(name: str) -> None:
     current_session().shell.set_next_input(show(name), replace=False)
 
 
-def logs(name: str, execution_id: str | None = None) -> str:
-    """Return what the newest execution of a task printed (live while it runs), or the one of that id."""
-    session = current_session()
-    found = task(name)
-    if session.started:
-        runs = session.call_plain(lambda s: s.live(name))
-        for one in runs:
-            if execution_id in (None, one.execution_id):
-                return one.output.text()
-    if execution_id is None:
-        newest = records.executions(session.store, "e.task_id = ? AND e.attempt > 0", found.id, newest=1)
-        if not newest:
-            return ""
-        execution_id = newest[-1].execution_id
-    elif records.execution(session.store, execution_id) is None:
-        raise InvalidInput(f"no execution has the id {execution_id!r}; car.history({name!r}) lists them")
-    return records.output_text(session.store, execution_id)
+def logs(
+    name: str | Execution,
+    execution_id: str | None = None,
+    *,
+    full: bool = False,
+    store: str | None = None,
+    namespace: str | None = None,
+) -> str:
+    """Return what an execution printed, as text without colours, with its traceback; live while it runs.
+
+    Parameters
+    ----------
+    name
+        A task (its newest execution; also one that was deleted), an execution, or the id of one.
+    execution_id
+        Which one of that task.
+    full
+        Read the file with the full text, where the middle was too long to keep.
+    """
+    found = _written(name, execution_id, store, namespace)
+    return "" if found is None else written.log(found, full=full)
+
+
+def outputs(
+    name: str | Execution,
+    execution_id: str | None = None,
+    *,
+    store: str | None = None,
+    namespace: str | None = None,
+) -> written.Outputs:
+    """Return what an execution printed and displayed, piece by piece with times; in a cell it is drawn again.
+
+    The parameters are those of `logs`.
+    """
+    found = _written(name, execution_id, store, namespace)
+    return written.Outputs(str(name), [], 0) if found is None else written.outputs(found)
+
+
+def _written(
+    name: str | Execution, execution_id: str | None, store: str | None, namespace: str | None
+) -> written.Written | None:
+    with _opened(store, namespace) as (opened, space):
+        found = written.find(opened, space, name, execution_id)
+        if found is None:
+            return None
+        session = None if store is not None else _session_if_started()
+        if session is not None:
+            for run in session.call_plain(lambda s: s.live()):
+                if run.execution_id == found:
+                    return written.live(found, run.output)
+        return written.stored(opened, found)
+
+
+def _session_if_started() -> Session | None:
+    try:
+        session = current_session()
+    except SchedulerClosed:
+        return None
+    return session if session.started else None
 
 
 def artifact(execution: str | Execution) -> Artifact:
@@ -260,7 +303,7 @@ def _opened(store: str | None, namespace: str | None) -> Any:
     """Return a context with (store, namespace): the session's, or one opened for this call."""
     from contextlib import contextmanager, nullcontext
 
-    from car_sched_nb.errors import SchedulerClosed, StoreError
+    from car_sched_nb.errors import StoreError
     from car_sched_nb.notebook.session import default_store
     from car_sched_nb.store.sqlite import SqliteStore
 

@@ -143,11 +143,23 @@ class Cells(NotebookClient):
             if self._is_too_much(len(content["text"]), cell):
                 return None
         elif kind in ("display_data", "execute_result"):
-            self._output.show(dict(content["data"]))
+            self._show(content)
+        elif kind == "update_display_data":
+            self._show(content, update=True)
         elif kind == "error" and (self.allow_errors or "raises-exception" in tags(cell)):
             self._output.write(plain("\n".join(content["traceback"])) + "\n", "stderr")
         shown: NotebookNode | None = super().process_message(msg, cell, cell_index)
         return shown
+
+    def _show(self, content: dict[str, Any], update: bool = False) -> None:
+        data = dict(content["data"])
+        self._output.show(
+            data,
+            text=str(data.get("text/plain", "")),
+            metadata=content.get("metadata") or None,
+            display_id=(content.get("transient") or {}).get("display_id"),
+            update=update,
+        )
 
     def _is_too_much(self, length: int, cell: NotebookNode) -> bool:
         """Tell whether a cell has printed more than the kept notebook holds; the first time, say so in it."""

@@ -20,7 +20,7 @@ from car_sched_nb.output import clip
 from car_sched_nb.processes import GRACE_S
 from car_sched_nb.runners.base import AgentOutput, Progress, Work
 from car_sched_nb.runners.parameters import inject
-from car_sched_nb.runners.surroundings import check_surroundings, environment, hide_secrets, unset
+from car_sched_nb.runners.surroundings import check_surroundings, environment, unset
 
 if TYPE_CHECKING:
     from car_sched_nb.executors.kernel import Kernel
@@ -115,7 +115,6 @@ class _Reading:
     async def run(self, stop: asyncio.Event) -> AgentOutput:
         from car_sched_nb.executors.kernel import Kernel
 
-        hide_secrets(self._work)
         spec = self._read()
         kernel = Kernel(spec, str(self._cwd), self._environment())
         cells = asyncio.create_task(self._cells(kernel))

@@ -208,7 +208,7 @@ class _Run:
     def _take_one(self, kind: bytes, body: bytearray) -> None:
         if kind == wire.SHOW:
             shown = pickle.loads(body)  # noqa: S301 - it comes from the notebook's own code
-            self._output.show(shown["bundle"])
+            self._output.show(shown.pop("bundle"), **shown)
         elif kind == wire.CLEAR:
             self._output.clear()
         elif kind == wire.ASK and self._group is not None:
@@ -282,7 +282,7 @@ class _Run:
 
     def _died(self, code: int) -> BodyFailed:
         """Return the failure of a process that ended before its body did."""
-        errors = self._session.streams.kept[1].text().strip()
+        errors = self._session.streams.kept[1].text(self._output.masked).strip()
         memory = self._work.task.memory
         said = ended_by(code)
         if code >= 0:

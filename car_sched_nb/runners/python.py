@@ -23,12 +23,12 @@ from car_sched_nb.errors import InvalidInput
 from car_sched_nb.executors.loop import LoopHost, OwnLoop
 from car_sched_nb.executors.thread import ThreadPool
 from car_sched_nb.model import Task
-from car_sched_nb.output import clip
+from car_sched_nb.output import clip, current_output
 from car_sched_nb.runners.base import AgentOutput, Work
 from car_sched_nb.runners.carried import CannotBeCarried
 from car_sched_nb.runners.needs import needs, reads
 from car_sched_nb.runners.process import Job, Left, run_in_process
-from car_sched_nb.runners.surroundings import check_surroundings, hide_secrets, unset
+from car_sched_nb.runners.surroundings import check_surroundings, unset
 
 _ANSWER = "__car_answer__"
 _MOST_BODIES = 512  # kept compiled: a task that sleeps for an hour costs nothing but its text
@@ -312,7 +312,6 @@ class PythonRunner:
         return f"{listed} {'is not defined; run its' if len(missing) == 1 else 'are not defined; run their'} cell"
 
     async def run(self, work: Work) -> tuple[AgentOutput, Any]:
-        hide_secrets(work)
         try:
             if self.executor(work.task) == "process":
                 done = await self._in_process(work)
@@ -376,7 +375,8 @@ class PythonRunner:
     def _answer(self, result: Any) -> str:
         if result is None:
             return ""
-        return clip(result if isinstance(result, str) else self.show(result))
+        text, output = result if isinstance(result, str) else self.show(result), current_output.get()
+        return clip(output.masked(text) if output else text)  # before it is cut, lest the cut leave half a secret
 
 
 def _there(wanted: Iterable[str], names: Mapping[str, Any]) -> dict[str, Any]:

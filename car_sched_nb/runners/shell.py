@@ -12,7 +12,7 @@ from car_sched_nb.errors import BodyFailed, InvalidInput
 from car_sched_nb.executors.process import Session, ended_by, follow, signal_name, start
 from car_sched_nb.model import Task
 from car_sched_nb.runners.base import AgentOutput, Work
-from car_sched_nb.runners.surroundings import check_surroundings, environment, folder, hide_secrets, memory_of, unset
+from car_sched_nb.runners.surroundings import check_surroundings, environment, folder, memory_of, unset
 
 
 class ShellRunner:
@@ -45,7 +45,6 @@ class ShellRunner:
         return self
 
     async def run(self, work: Work) -> tuple[AgentOutput, Any]:
-        hide_secrets(work)
         # Shielded: a cancel while it starts would end the shell alone, not what the shell has started by then.
         with anyio.CancelScope(shield=True):
             script = await self._start(work)
@@ -54,7 +53,7 @@ class ShellRunner:
         finally:
             await script.close()
         masked = work.runtime.output.masked
-        answer, errors = (masked(kept.text()) for kept in script.streams.kept)
+        answer, errors = (kept.text(masked) for kept in script.streams.kept)
         code = script.process.returncode
         if code:
             said = ": ".join(filter(None, [ended_by(code), errors.strip()]))

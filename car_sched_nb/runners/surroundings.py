@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from pathlib import Path
@@ -72,13 +71,6 @@ def unset(task: Task) -> str | None:
         return None
     listed = ", ".join(missing)
     return f"{listed} {'is' if len(missing) == 1 else 'are'} not set; set it with %env {missing[0]}=..."
-
-
-def hide_secrets(work: Work) -> None:
-    """Mask the values of the environment variables that a task names in all that is kept of a run."""
-    values = [value for name in work.task.env if (value := os.environ.get(name))]
-    # Also as they stand in JSON: in a notebook that is kept, in an agent's transcript.
-    work.runtime.output.hide(*values, *(json.dumps(value, ensure_ascii=False)[1:-1] for value in values))
 
 
 def environment(work: Work) -> dict[str, str]:

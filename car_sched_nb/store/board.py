@@ -56,7 +56,7 @@ _DETAIL = f"""
     SELECT json_array({_ROW.format(error="e.error", answer="e.answer")}), t.name, e.task_id, e.params, e.version,
         e.runner, e.executor, (SELECT o.name FROM owners o WHERE o.id = e.owner), e.upstream,
         u.text, u.traceback, u.path, iif(length(u.display) <= ?3, u.display, NULL),
-        iif(length(u.display) > ?3, json_array_length(u.display), 0)
+        iif(length(u.display) > ?3, json_array_length(u.display), 0) + coalesce(u.marks ->> 'left', 0)
     FROM executions e JOIN tasks t ON t.id = e.task_id LEFT JOIN outputs u ON u.execution_id = e.execution_id
     WHERE e.execution_id = ?2 AND t.namespace = ?1"""
 # Of several the oldest: SQLite takes the other columns from the row of the minimum.

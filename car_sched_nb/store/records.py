@@ -199,6 +199,22 @@ def output_text(store: SqliteStore, execution_id: str) -> str:
     return "".join(part for part in found[0] if part) if found else ""
 
 
+def output(store: SqliteStore, execution_id: str) -> tuple[str, str, str | None, str | None, str | None]:
+    """Return what is kept of an execution's output: text, traceback, displays and marks (JSON), and its file."""
+    sql = "SELECT coalesce(text, ''), coalesce(traceback, ''), display, marks, path FROM outputs WHERE execution_id = ?"
+    found = store.rows(sql, execution_id)
+    return found[0] if found else ("", "", None, None, None)
+
+
+def newest_of(store: SqliteStore, namespace: str | None, name: str) -> str | None:
+    """Return the id of the newest execution of the tasks of a name, of those that were deleted too; None when none."""
+    sql = f"""SELECT e.execution_id FROM tasks t JOIN executions e INDEXED BY by_task ON e.task_id = t.id
+        WHERE t.name = ? {"" if namespace is None else "AND t.namespace = ?"} AND e.attempt > 0
+        ORDER BY e.seq DESC LIMIT 1"""
+    found = store.rows(sql, *((name,) if namespace is None else (name, namespace)))
+    return str(found[0][0]) if found else None
+
+
 def define(db: apsw.Connection, task: Task, namespace: str, now_us: int, baseline: str | None) -> Defined:
     """Store a definition; the same name in the same namespace is the same task.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -97,7 +97,8 @@ def _can(status: str) -> list[str]:
 def detail(found: Found, run: Run | None, progress: Callable[[Run], Row | None]) -> Row:
     """Return all of an execution but what it printed."""
     if run is not None:
-        shown, left = _of_a_run(run)
+        shown, left = _within(run.output.displays)
+        left += run.output.displays_left
     else:
         shown, left = _within(msgspec.json.decode(found.displays or "[]", type=list[msgspec.Raw]))
     return {
@@ -122,20 +123,6 @@ def detail(found: Found, run: Run | None, progress: Callable[[Run], Row | None])
 def read_detail(store: SqliteStore, namespace: str, execution_id: str) -> Found | None:
     """Return what is stored of an execution; from any thread."""
     return board.detail(store, namespace, execution_id, _PARSED)
-
-
-def _of_a_run(run: Run) -> tuple[list[Row], int]:
-    """Return what a run has shown until now."""
-    encoded = [_encoded(bundle) for bundle in list(run.output.displays)] if run.output.has_displays else []
-    shown, left = _within([bundle for bundle in encoded if bundle is not None])
-    return shown, left + encoded.count(None)
-
-
-def _encoded(bundle: Mapping[str, Any]) -> bytes | None:
-    try:
-        return msgspec.json.encode(bundle)
-    except Exception:  # noqa: BLE001 - a bundle that is no JSON; its text is in the output all the same
-        return None
 
 
 def _within(bundles: Sequence[bytes | msgspec.Raw]) -> tuple[list[Row], int]:

@@ -249,12 +249,12 @@ async def test_a_running_execution_is_followed_to_its_end(store: SqliteStore):
             view = await opened(watch, page, "task", execution=run.execution_id)
             assert view["output"] == "first\n"
             run.output.write("secönd \ud800\x00\n")
-            run.output.displays.extend([{"text/html": "<b>1</b>"}, {"broken": object()}])
+            run.output.show({"text/html": "<b>1</b>", "broken": object()})
+            run.output.displays_left = 1
             await watch.pass_s(1.5)
             assert page.view()["output"] == "first\nsecönd ?\ufffd\n"
             assert page.view()["detail"]["displays"] == [{"text/html": "<b>1</b>"}]
             assert page.view()["detail"]["displays_cut"] == 1
-            run.output.displays.pop()
             run.output.write("last")
             recorder.let_go()
             await watch.rest()

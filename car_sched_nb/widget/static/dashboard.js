@@ -1111,7 +1111,8 @@ class Output {
     this.copy = wordy("Copy", "car-copy");
     this.text = h("div", { class: "car-lines" });
     this.cut = h("p", { class: "car-skipped", hidden: "" });
-    this.box = h("div", { class: "car-output", tabindex: "0", role: "region", "aria-label": "Output" }, this.cut, this.text);
+    this.line = h("div", { class: "car-lines", hidden: "" }); // what a progress bar may still take back
+    this.box = h("div", { class: "car-output", tabindex: "0", role: "region", "aria-label": "Output" }, this.cut, this.text, this.line);
     this.el = h("div", { class: "car-part car-output-part" },
       h("div", { class: "car-bar-line" }, h("h4", {}, "Output"), this.about, h("span", { class: "car-finder" }, this.search, this.matches, this.previous, this.next), this.follow, this.copy),
       this.box);
@@ -1133,8 +1134,12 @@ class Output {
     this.box.addEventListener("keydown", (event) => ["ArrowUp", "PageUp", "Home"].includes(event.key) && this.setFollowing(false));
   }
 
-  take({ at, text, size, reset }) {
+  take({ at, text, size, reset, line }) {
     if (reset) this.clear();
+    if (reset || line !== undefined) {
+      setText(this.line, (line ?? "").replace(COLOURS, "").replace(INVISIBLE_IN_LINES, visible));
+      setHidden(this.line, !line);
+    }
     this.size = size ?? this.size;
     const length = characters(text);
     if (at > this.position) this.write(`\n… ${number(at - this.position)} characters skipped …\n`);
@@ -1239,7 +1244,7 @@ class Output {
     setAttribute(this.follow, "title", this.following ? "Stop moving while you read" : "Show what came meanwhile, and follow the end");
     const waiting = this.laterSize ? `${number(this.laterSize)} more characters came` : "";
     setText(this.about, this.size ? joined([counted(this.size, "character"), waiting]) : "nothing printed yet");
-    setHidden(this.box, !this.blocks.length);
+    setHidden(this.box, !this.blocks.length && this.line.hidden);
     if (!this.stale) return;
     if (this.following) this.box.scrollTop = this.box.scrollHeight;
     if (!this.search.value) this.stale = false;
