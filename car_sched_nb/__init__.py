@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from car_sched_nb.model import Task as Task
     from car_sched_nb.model import TaskStatus as TaskStatus
     from car_sched_nb.model import Trigger as Trigger
+    from car_sched_nb.notebook.decorator import on as on
     from car_sched_nb.notebook.decorator import runner as runner
     from car_sched_nb.notebook.decorator import task as task
     from car_sched_nb.notebook.verbs import adopt as adopt
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from car_sched_nb.notebook.verbs import artifact as artifact
     from car_sched_nb.notebook.verbs import backfill as backfill
     from car_sched_nb.notebook.verbs import cancel as cancel
+    from car_sched_nb.notebook.verbs import config as config
     from car_sched_nb.notebook.verbs import dashboard as dashboard
     from car_sched_nb.notebook.verbs import debug as debug
     from car_sched_nb.notebook.verbs import delete as delete
@@ -79,9 +81,9 @@ _HOMES = {
     "engine.scheduler": "Scheduler",
     "errors": "CarError InvalidInput StoreError UnknownTask",
     "model": "Cause Execution Status Task TaskStatus Trigger",
-    "notebook.decorator": "runner task",
-    "notebook.verbs": "adopt archive arm artifact backfill cancel dashboard debug delete edit help history list logs "
-    "mailbox model_get models namespace outputs pause preview resume run run_now scheduler send show state tasks "
+    "notebook.decorator": "on runner task",
+    "notebook.verbs": "adopt archive arm artifact backfill cancel config dashboard debug delete edit help history list "
+    "logs mailbox model_get models namespace outputs pause preview resume run run_now scheduler send show state tasks "
     "transcript wait",
     "runners.base": "AgentOutput AgentRunner AgentSpec Runtime SharedInfra current",
     "runners.mail": "Mailbox State",

@@ -194,7 +194,7 @@ OPTIONS: tuple[Option, ...] = (
         bare=",".join(NOTICES),
     ),
     Option("on-failure", "CMD", "a command to run at the first failure in a row; $CAR_TASK and $CAR_ERROR tell of it"),
-    Option("ping", "env:NAME", "fetch the URL in this environment variable after each success"),
+    Option("ping", "env:NAME", "fetch the URL in this environment variable after each success, at most once a second"),
     Option("no-run", "", "only define a task that has no trigger; do not run it now", group="mode"),
     Option("test", "", "run it once in this cell and store nothing", group="mode"),
     Option("dry-run", "", "show what would be defined and store nothing", group="mode"),

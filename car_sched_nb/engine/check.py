@@ -10,9 +10,11 @@ import msgspec
 
 from car_sched_nb import files
 from car_sched_nb.durations import format_duration, parse_duration
-from car_sched_nb.errors import InvalidInput, UnknownRunner
+from car_sched_nb.engine.messages import check_named
+from car_sched_nb.errors import InvalidInput, UnknownRunner, nearest
 from car_sched_nb.model import NOTICES, Task, Trigger, check_name
 from car_sched_nb.runners.base import Runner
+from car_sched_nb.store import settings
 from car_sched_nb.triggers import check_trigger
 
 _TEXTS = ("schedule", "timeout", "grace", "watch_path", "retry_delay", "jitter", "until", "cwd", "memory")
@@ -61,7 +63,8 @@ def checked(task: Task, runners: Mapping[str, Runner]) -> Task:
             raise InvalidInput(f"--{name.replace('_', '-')} is a whole number from 0, not {getattr(task, name)}")
     if task.retry_delay and not task.retries:
         raise InvalidInput("--retry-delay goes with --retries; add --retries 3, or leave --retry-delay away")
-    task = msgspec.structs.replace(check_trigger(task), notify=_notices(task.notify))
+    ping = check_named("--ping", task.ping) if task.ping else ""
+    task = msgspec.structs.replace(check_trigger(task), notify=_notices(task.notify), ping=ping)
     _check_goes_with(task)
     _check_of_agents(task)
     _check_jitter(task)
@@ -69,6 +72,28 @@ def checked(task: Task, runners: Mapping[str, Runner]) -> Task:
         task = msgspec.structs.replace(task, watch_path=files.resolve(task.watch_path))
     runners[task.runner].check(task)
     return task
+
+
+def checked_setting(name: str, value: str) -> str | None:
+    """Return a setting of `%car config` in its one spelling, None for one that is taken off.
+
+    Raises
+    ------
+    InvalidInput
+        Says what to type instead.
+    """
+    value = str(value).strip()
+    if name not in settings.NAMES:
+        raise InvalidInput(f"no setting is named {name!r}{nearest(name, settings.NAMES)}")
+    if value == settings.NONE:
+        return None
+    if name == "notify":
+        return check_named("--notify", value)
+    if name == "keep":
+        parse_duration(value)
+    if not value:
+        raise InvalidInput(f"--{name} needs a value, or none to take it off")
+    return value
 
 
 def _notices(given: str) -> str:

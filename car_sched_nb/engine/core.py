@@ -535,7 +535,7 @@ class Engine:
     def ended(self, run: Run) -> None:
         """Plan on after an execution of a task."""
         armed = self.armed.get(run.task.id)
-        if armed is not None and run.finish is not None and run.finish.failed:
+        if armed is not None and run.finish is not None and run.finish.failed and run.finish.max_failures:
             self._follow_pause(armed)
         self.running.next_in_queue(run.task.id)
         if armed is not None and not armed.settling:

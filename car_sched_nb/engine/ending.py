@@ -24,7 +24,7 @@ def finish_of(run: Run, owner: str, closing: bool) -> Finish:
     finish, outcome, task = run.ends(), run.outcome, run.task
     assert outcome is not None
     if outcome.status is Status.COMPLETED:
-        return msgspec.structs.replace(finish, failed=False) if task.max_failures else finish
+        return msgspec.structs.replace(finish, failed=False)
     most = max(CRASH_ATTEMPTS, task.retries + 1)
     if outcome.status is Status.INTERRUPTED and task.on_crash == "retry" and run.row.attempt < most:
         retry = msgspec.structs.replace(next_attempt(run, 0, None), not_before=finish.end.finished_at)
@@ -32,7 +32,7 @@ def finish_of(run: Run, owner: str, closing: bool) -> Finish:
     if outcome.status not in (Status.FAILED, Status.TIMED_OUT):
         return finish
     if run.row.attempt > task.retries or run.cancel_status is not None:
-        return msgspec.structs.replace(finish, failed=True) if task.max_failures else finish
+        return msgspec.structs.replace(finish, failed=True)
     retry = next_attempt(run, finish.end.finished_at, None if closing else owner)
     return msgspec.structs.replace(finish, retry=retry)
 

@@ -10,6 +10,7 @@ from typing import Any
 import anyio
 import msgspec
 
+from car_sched_nb.engine.edges import Turn
 from car_sched_nb.model import Execution, Task
 
 MOST = 10_000
@@ -20,7 +21,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     """Something happened to a task.
 
     `kind`: added, changed, paused, resumed, deleted, waits, armed, disarmed, claimed, started, cancelling, finished,
-    gap, elsewhere (another owner has it), error (`text` says what). The execution is there for finished and gap.
+    gap, elsewhere (another owner has it), error (`text` says what), delivery (a notice did not reach `about`: `text`
+    says why; without a text it did at last). The execution is there for finished and gap.
     """
 
     kind: str
@@ -34,6 +36,11 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     final: bool = True
     """False for a finished attempt whose next one is planned."""
     text: str = ""
+    turn: Turn | None = None
+    """What a final end is in its series, for finished."""
+    about: str = ""
+    at_us: int | None = None
+    """When a delivery failed."""
 
 
 class Events:

@@ -13,8 +13,9 @@ import anyio
 import msgspec
 
 from car_sched_nb.clock import Clock
-from car_sched_nb.engine import ending
+from car_sched_nb.engine import edges, ending
 from car_sched_nb.engine.armed import new_row
+from car_sched_nb.engine.edges import Turn
 from car_sched_nb.engine.ending import stopped
 from car_sched_nb.engine.events import Event, Events
 from car_sched_nb.engine.places import Places
@@ -26,7 +27,7 @@ from car_sched_nb.model import Cause, Execution, Status, Task, Trigger, from_us,
 from car_sched_nb.output import Output, current_output
 from car_sched_nb.runners.base import Runner, SharedInfra, Upstream, Work, current_runtime
 from car_sched_nb.store import records
-from car_sched_nb.store.ops import Call, Finish, Settle, Settled, Start
+from car_sched_nb.store.ops import NOT_WRITTEN, Call, Finish, Finished, Settle, Settled, Start
 from car_sched_nb.store.sqlite import SqliteStore
 from car_sched_nb.store.writer import Writer
 from car_sched_nb.when import midnight_us
@@ -72,6 +73,8 @@ class Running:
         """Calls `begin` at an instant; the engine sets it."""
         self.claiming = 0
         """Claims by hand under way."""
+        self.turned: Callable[[Run, Turn], None] = lambda run, turn: None
+        """Called with each final end that completed or failed, after `ended`; the scheduler sets it."""
         self.notify: Callable[[], None] = lambda: None
         """Wakes whoever waits for a change; the engine sets it."""
         self.kept: dict[str, tuple[str, Any]] = {}
@@ -558,7 +561,7 @@ class Running:
         """Write an end; until it is stored it is in progress for everybody, and a store that is busy is asked again."""
         self._writer.submit(finish, partial(self._end_answered, run, finish))
 
-    def _end_answered(self, run: Run, finish: Finish, finished: bool | BaseException) -> None:
+    def _end_answered(self, run: Run, finish: Finish, finished: Finished | BaseException) -> None:
         if not isinstance(finished, BaseException):
             self.well(run.task, "end")
             self._over(run, finish, finished)
@@ -566,20 +569,20 @@ class Running:
         said = f"the end of {run.execution_id} could not be stored: {finished}"
         self.trouble(run.task, "end", finished, said, run)
         if self.closing:
-            self._over(run, finish, finished=False)  # the row is interrupted by whoever comes next
+            self._over(run, finish)  # the row is interrupted by whoever comes next
         elif isinstance(finished, StoreError):
             self._spawn(self._store_end_later(run, finish))
         elif run.finish is finish:  # what it left can never be stored; that it ended can
             run.finish = bare = ending.bare(finish, said)
             self._store_end(run, bare)
         else:
-            self._over(run, finish, finished=False)
+            self._over(run, finish)
 
     async def _store_end_later(self, run: Run, finish: Finish) -> None:
         await anyio.sleep(AGAIN_S)
         self._store_end(run, finish)
 
-    def _over(self, run: Run, finish: Finish, finished: bool) -> None:
+    def _over(self, run: Run, finish: Finish, finished: Finished = NOT_WRITTEN) -> None:
         self._take_out(run)
         if finish.retry is not None and finished and not self.closing:
             run.next_attempt = self._run_of(run.task, finish.retry, run.params)
@@ -589,9 +592,12 @@ class Running:
         if run.task.name in self.followed and finish.end.status == Status.COMPLETED:
             self.kept[run.task.id] = (run.execution_id, run.result)
         run.end()
-        self.tell("finished", run.task, run)
+        turned = edges.turn(finish.failed, finished.before) if finished else None
+        self.tell("finished", run.task, run, turned=turned)
         run.exception = None
         self.ended(run)
+        if turned is not None:
+            self.turned(run, turned)
 
     def trouble(self, task: Task, what: str, error: BaseException, text: str, run: Run | None = None) -> None:
         """Tell that the store did not take something; not again before it has taken it or refuses otherwise."""
@@ -612,7 +618,14 @@ class Running:
                 del self.runs[run.task.id]
 
     def tell(
-        self, kind: str, task: Task, run: Run | None = None, *, execution: Execution | None = None, text: str = ""
+        self,
+        kind: str,
+        task: Task,
+        run: Run | None = None,
+        *,
+        execution: Execution | None = None,
+        text: str = "",
+        turned: Turn | None = None,
     ) -> None:
         """Hand an event to the listeners."""
         if not self._events.heard:
@@ -628,6 +641,7 @@ class Running:
                 exception=run.exception if run and over else None,
                 final=run is None or run.next_attempt is None,
                 text=text,
+                turn=turned,
             )
         )
 

@@ -20,14 +20,18 @@ from car_sched_nb.clock import Clock, SystemClock
 from car_sched_nb.engine.after import Followers
 from car_sched_nb.engine.armed import Armed, Plan, settle
 from car_sched_nb.engine.backfill import MOST_OF_A_ROW, PLANNED, Backfill, bounds_us
-from car_sched_nb.engine.check import checked
+from car_sched_nb.engine.check import checked, checked_setting
 from car_sched_nb.engine.core import Engine
+from car_sched_nb.engine.edges import Notice
 from car_sched_nb.engine.events import Event, Events
 from car_sched_nb.engine.handle import TaskHandle
+from car_sched_nb.engine.hooks import Hook, Hooks
 from car_sched_nb.engine.neighbours import Neighbours
 from car_sched_nb.engine.run import Run
 from car_sched_nb.engine.running import Running
 from car_sched_nb.engine.serving import Serving
+from car_sched_nb.engine.targets import Attempt
+from car_sched_nb.engine.telling import Telling
 from car_sched_nb.engine.watch import Watcher, cursor_of
 from car_sched_nb.errors import (
     CarError,
@@ -49,7 +53,7 @@ from car_sched_nb.runners.notebook import NotebookRunner
 from car_sched_nb.runners.python import PythonRunner
 from car_sched_nb.runners.shell import ShellRunner
 from car_sched_nb.runners.user import RunFunction, UserRunner
-from car_sched_nb.store import records, retention, tidying
+from car_sched_nb.store import records, retention, settings, tidying
 from car_sched_nb.store.ops import Call
 from car_sched_nb.store.owners import Owner, reconcile, sweep, whoami
 from car_sched_nb.store.records import Defined
@@ -109,16 +113,18 @@ class Scheduler:
         self.infra = SharedInfra()
         self.python = python or PythonRunner()
         self._host = host or OwnLoop()
+        self._agents = PromptRunner(self.python, self.infra, self._host)
         self.runners: dict[str, Runner] = {
             "python": self.python,
             "shell": ShellRunner(),
-            "agent": PromptRunner(self.python, self.infra, self._host),
+            "agent": self._agents,
             "notebook": NotebookRunner(namespace),
         }
         self._given = store
         self._owner_name = owner_name or whoami(namespace)
         self._max_running = max_running
         self._events = Events()
+        self.hooks = Hooks()
         self._backfills: list[Backfill] = []
         self._entered = False
         if runner is not None:
@@ -137,6 +143,7 @@ class Scheduler:
         self.store = await anyio.to_thread.run_sync(self._open)
         if self._own_store:
             stack.push_async_callback(_at_last, self.store.close)
+        self._agents.default_model = lambda: settings.read(self.store, self.namespace, "model") or ""
         self._owner = await anyio.to_thread.run_sync(self._arrive)
         stack.push_async_callback(_at_last, lambda: self._owner.leave(self.clock.now_us()))
         stack.callback(route_streams())
@@ -171,10 +178,23 @@ class Scheduler:
         self._neighbours = Neighbours(
             self.engine, self._followers, self.store, self.writer, self.clock, self._spawn, self.namespace
         )
+        self.telling = Telling(
+            self.running,
+            self.hooks,
+            self._events,
+            self.store,
+            self.writer,
+            self.clock,
+            self._spawn,
+            self._host,
+            self.namespace,
+        )
         self.engine.look = self._look
+        stack.push_async_callback(self.telling.close)
         stack.push_async_callback(self.engine.stop)
         answers.start_soon(self.writer.deliver)
-        for service in (self.engine.timer, self._watcher.run, self._neighbours.run, self._tidy):
+        services = (self.engine.timer, self._watcher.run, self._neighbours.run, self.telling.run, self._tidy)
+        for service in services:
             self._group.start_soon(service)
         self._entered = True
 
@@ -226,6 +246,57 @@ class Scheduler:
     def register(self, name: str, runner: AgentRunner | RunFunction) -> None:
         """Add a runner, or replace the user's one of that name."""
         self.runners[name] = UserRunner(name, runner, self._host)
+
+    # Telling
+
+    def on(
+        self, kind: str, *, task: str | None = None, every: bool = False
+    ) -> Callable[[Callable[[Notice], Any]], Hook]:
+        """Call the decorated function when a task fails, recovers or completes; one call at a time, in order.
+
+        It gets an object with `task`, `kind`, `execution`, `in_a_row` and `text`. A synchronous function runs in a
+        thread, an asynchronous one on the loop of asynchronous bodies. What it raises is a warning and hurts nobody;
+        what it prints in a kernel goes to the log, into no cell. Defined again under its name it replaces the former.
+
+        Parameters
+        ----------
+        kind
+            `failed` (the first failure in a row), `recovered` (the first success after failures), or `completed`.
+        task
+            Of which task; a name or a pattern such as `load-*`. All when not given.
+        every
+            At each failure of a series.
+
+        Returns
+        -------
+        What the function becomes: it stays callable, and its `off()` takes it off again.
+        """
+        return lambda function: self.hooks.add(kind, function, task, every)
+
+    async def configure(self, **given: str) -> dict[str, str]:
+        """Keep settings of this namespace, as `%car config` does; return those that are in force.
+
+        Parameters
+        ----------
+        **given
+            `notify`: `env:NAME`, the variable with the addresses (apprise URLs) that notices go to; `model`: the
+            model of agents that name none; `keep`: how long output files are kept. `none` takes one off.
+        """
+        values = {name: checked_setting(name, value) for name, value in given.items()}
+        for name, value in values.items():
+            await self._call(settings.put, self.namespace, name, value)
+        return settings.in_force(self.store, self.namespace)
+
+    async def test_notice(self) -> list[Attempt]:
+        """Send a test message to the services of `%car config --notify` and return what became of it at each.
+
+        Raises
+        ------
+        InvalidInput
+            When there is no target, or nothing can be sent to it.
+        """
+        self._check_entered()
+        return await self.telling.test()
 
     # Defining
 

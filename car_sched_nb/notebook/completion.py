@@ -64,6 +64,10 @@ def _car_line(before: list[str], names: list[str]) -> list[str]:
     if len(before) == 1:
         return list(VERBS)
     verb = VERBS.get(before[1])
-    if verb is None or not verb.takes_task:
-        return ["task", *VERBS] if before[1] == "help" else []
-    return [*names, *re.findall(r"--[a-z]+", verb.usage)]
+    if before[1] == "help":
+        return ["task", *VERBS]
+    if verb is None:
+        return []
+    if before[-1] == "--notify":
+        return ["env:", "none"]
+    return [*(names if verb.takes_task else ()), *re.findall(r"--[a-z]+", verb.usage)]

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from car_sched_nb import options
+from car_sched_nb.engine.edges import Notice
+from car_sched_nb.engine.hooks import Hook
 from car_sched_nb.errors import InvalidInput
 from car_sched_nb.model import Trigger
 from car_sched_nb.notebook import card
@@ -90,6 +92,14 @@ def source_of(function: Callable[..., Any]) -> str:
     call = f"{parsed.name}({', '.join(f'{name}=car.current().params[{name!r}]' for name in required)})"
     wait = "await " if isinstance(parsed, ast.AsyncFunctionDef) else ""
     return "\n".join(lines) + f"\n\n{wait}{call}\n"
+
+
+def on(kind: str, *, task: str | None = None, every: bool = False) -> Callable[[Callable[[Notice], Any]], Hook]:
+    """Call the decorated function when a task of this notebook fails, recovers or completes; see `Scheduler.on`."""
+    decorate: Callable[[Callable[[Notice], Any]], Hook] = current_session().call_plain(
+        lambda s: s.on(kind, task=task, every=every)
+    )
+    return decorate
 
 
 def runner(name: str) -> Callable[[Any], Any]:

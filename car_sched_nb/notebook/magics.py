@@ -13,7 +13,7 @@ from IPython.core.magic import Magics, cell_magic, line_magic, magics_class, no_
 from car_sched_nb import options
 from car_sched_nb.errors import CarError, InvalidInput, nearest
 from car_sched_nb.model import Execution, Task, Trigger
-from car_sched_nb.notebook import artifact, card, trial, verbs
+from car_sched_nb.notebook import artifact, card, configure, trial, verbs
 from car_sched_nb.notebook.digest import digest
 from car_sched_nb.notebook.session import Session
 from car_sched_nb.runners.local_files import ModelFile
@@ -332,6 +332,24 @@ def _said_of(model: ModelFile) -> str:
     return f"{model.name}, {model.size / 1e6:,.0f} MB{licence}{', in memory' if model.loaded else ''}, {model.path}"
 
 
+_CONFIG_OPTIONS = {"--notify": "notify", "--model": "model", "--keep": "keep"}
+
+
+def _config(magics: CarMagics, words: list[str]) -> None:
+    flags = {"--test", "--all"} & {*words}
+    names, pairs = _words_and_options("config", [word for word in words if word not in flags], _CONFIG_OPTIONS)
+    if names:
+        raise InvalidInput(f"write: %car {VERBS['config'].usage}")
+    given: dict[str, Any] = dict(pairs)
+    if given or not flags:
+        verbs.config(**given, everywhere="--all" in flags)
+        print(configure.shown(magics.session))
+    elif "--test" not in flags:
+        raise InvalidInput(f"--all goes with a setting; write: %car {VERBS['config'].usage}")
+    if "--test" in flags:
+        print(configure.tested(magics.session))
+
+
 def _help(magics: CarMagics, words: list[str]) -> None:
     if words == ["task"]:
         print(options.help_text())
@@ -383,6 +401,11 @@ VERBS: dict[str, Verb] = {
     "preview": Verb("preview NAME [N]", "the next planned slots", _preview, takes_task=True),
     "dashboard": Verb("dashboard", "live status and buttons", _dashboard),
     "namespace": Verb("namespace [NAME]", "whose tasks these are; with a name, pin it in the first cell", _namespace),
+    "config": Verb(
+        "config [--notify env:NAME] [--model NAME] [--keep DUR] [--all] [--test]",
+        "settings of this notebook, or of --all; 'none' takes one off; --test sends a notice",
+        _config,
+    ),
     "adopt": Verb("adopt OLD", "take over the tasks of this notebook's former name", _adopt),
     "model": Verb(
         "model [get]", "the local models; get fetches a small one, for --model local", _model, function="models"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from car_sched_nb import options
 from car_sched_nb.errors import InvalidInput, SchedulerClosed
 from car_sched_nb.model import LIVE, Execution, Task
+from car_sched_nb.notebook import configure
 from car_sched_nb.notebook import outputs as written
 from car_sched_nb.notebook.namespace import Namespace, notebook_path
 from car_sched_nb.notebook.session import KernelScheduler, Session, current_session
@@ -370,6 +371,41 @@ def namespace(name: str | None = None) -> str:
             )
         session.namespace = Namespace(name, "pinned")
     return name
+
+
+def config(
+    *,
+    notify: str | None = None,
+    model: str | None = None,
+    keep: str | None = None,
+    everywhere: bool = False,
+    test: bool = False,
+) -> dict[str, str | None]:
+    """Keep settings of this notebook; return those that are in force.
+
+    Parameters
+    ----------
+    notify
+        `env:NAME`, the environment variable with the addresses (apprise URLs) that notices go to. Only its name is
+        kept.
+    model
+        The model of agents that name none.
+    keep
+        How long files with what was printed are kept: `30d`.
+    everywhere
+        For all notebooks of the store that have no setting of their own.
+    test
+        Send a test message first, and raise when it does not arrive.
+
+    Each of the three is taken off by `none`.
+
+    Raises
+    ------
+    InvalidInput
+        For an address in place of its variable's name, and when a test message does not arrive.
+    """
+    given = {"notify": notify, "model": model, "keep": keep}
+    return configure.change(current_session(), given, everywhere=everywhere, test=test)
 
 
 def adopt(old: str) -> int:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from contextvars import ContextVar
 from datetime import datetime
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import msgspec
@@ -267,13 +268,17 @@ class AgentRunner(Protocol):
 class Work:
     """One execution, as the engine hands it to a runner of its own."""
 
-    __slots__ = ("_infra", "_source", "owner")
+    __slots__ = ("_infra", "_source", "environment", "owner")
 
-    def __init__(self, source: Source, infra: SharedInfra, owner: str) -> None:
+    def __init__(
+        self, source: Source, infra: SharedInfra, owner: str, environment: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
         self._source = source
         self._infra = infra
         self.owner = owner
         """The id of the scheduler's life that runs it."""
+        self.environment = environment
+        """Variables that a process gets beside those of every run."""
 
     @property
     def task(self) -> Task:

@@ -86,6 +86,7 @@ def environment(work: Work) -> dict[str, str]:
         "CAR_SLOT": runtime.slot,
         "CAR_ATTEMPT": str(runtime.attempt),
         **{f"CAR_PARAM_{name.upper()}": str(value) for name, value in runtime.params.items()},
+        **work.environment,
     }
 
 

@@ -5,13 +5,13 @@ Each answer is one JSON value: a query gives the GIL up at every row, and beside
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any, NamedTuple
 
 import msgspec
 
-from car_sched_nb.model import LIVE, Execution, Task, to_us
+from car_sched_nb.model import Execution, Task, to_us
 from car_sched_nb.store import records
 from car_sched_nb.store.sqlite import SqliteStore
 
@@ -32,11 +32,6 @@ _FAILED = """
     SELECT json_group_array(json_array(id, n)) FROM (SELECT e.task_id AS id, count(*) AS n
         FROM executions e JOIN tasks t ON t.id = e.task_id
         WHERE e.status IN ('failed', 'timed_out', 'interrupted') AND t.namespace = ?1 GROUP BY e.task_id)"""
-_SERIES = """
-    SELECT json_group_array(json_array(n.value, (SELECT json_group_array(json_array(o, s)) FROM
-        (SELECT x.occurrence_id AS o, x.status AS s FROM executions x INDEXED BY by_task
-            WHERE x.task_id = n.value ORDER BY x.seq DESC LIMIT ?2))))
-    FROM json_each(?1) n"""
 _STATS = """
     SELECT json_group_array(json_array(n.value, (SELECT json_group_array(json_array(id, s, d, at)) FROM
         (SELECT x.execution_id AS id, x.status AS s, x.duration AS d, coalesce(x.started_at, x.scheduled_at) AS at
@@ -147,16 +142,15 @@ class Live(NamedTuple):
 
 
 class State(NamedTuple):
-    """A namespace as it stands: its tasks, and by their ids what became of them."""
+    """A namespace as it stands: its tasks, and by their ids what became of them; `failed` is a count."""
 
     tasks: list[Task]
     last: dict[str, Last]
     failed: dict[str, int]
-    in_a_row: dict[str, int]
 
 
 def state(store: SqliteStore, namespace: str) -> State:
-    """Return the tasks of a namespace with how each last ended, failures in all and in a row (at most `NEWEST`)."""
+    """Return the tasks of a namespace with how each last ended, and how often it failed in all."""
     failed = dict(_value(store, _FAILED, namespace))
     return _state(store, namespace, records.tasks(store, namespace), None)._replace(failed=failed)
 
@@ -171,26 +165,7 @@ def state_of(store: SqliteStore, namespace: str, task_ids: Iterable[str]) -> Sta
 
 def _state(store: SqliteStore, namespace: str, tasks: list[Task], ids: str | None) -> State:
     last = {task_id: Last(*values) for task_id, *values in _value(store, _LAST, namespace, _SHORT, ids)}
-    doubtful = [task_id for task_id, found in last.items() if found.status != "completed"]
-    return State(tasks, last, {}, failures_in_a_row(store, doubtful))
-
-
-def failures_in_a_row(store: SqliteStore, task_ids: Iterable[str]) -> dict[str, int]:
-    """Return how many occurrences of each task failed since the last that completed; of those that have any."""
-    found = {task_id: _in_a_row(rows) for task_id, rows in _newest(store, _SERIES, task_ids)}
-    return {task_id: count for task_id, count in found.items() if count}
-
-
-def _in_a_row(newest_first: Sequence[tuple[str, str]]) -> int:
-    failed, going_on = set(), set()
-    for occurrence, status in newest_first:
-        if status == "completed":
-            break
-        if status in LIVE:
-            going_on.add(occurrence)  # its next attempt: it has not failed for good
-        elif status in ("failed", "timed_out", "interrupted"):
-            failed.add(occurrence)
-    return len(failed - going_on)
+    return State(tasks, last, {})
 
 
 def ended(store: SqliteStore, task_ids: Iterable[str]) -> dict[str, list[Ended]]:

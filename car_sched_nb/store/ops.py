@@ -113,9 +113,10 @@ class End(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 
 class Finish(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A live execution ends; answered by whether it was still live and this owner's.
+    """A live execution ends; answered by a `Finished`.
 
-    Only then are its `output` and its next attempt (`retry`) written, and its task's failures counted.
+    Only when it was still live and this owner's are its `output` and its next attempt (`retry`) written, and its
+    task's failures counted.
     """
 
     end: End
@@ -126,6 +127,19 @@ class Finish(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One more failure in a row (True), or an end of the series (False)."""
     max_failures: int = 0
     """The task is paused after so many in a row."""
+
+
+class Finished(msgspec.Struct, frozen=True, gc=False):
+    """What became of a `Finish`: true when it was written; `before` is how often its task had failed in a row."""
+
+    written: bool
+    before: int = 0
+
+    def __bool__(self) -> bool:
+        return self.written
+
+
+NOT_WRITTEN = Finished(written=False)
 
 
 class Output(msgspec.Struct, array_like=True, frozen=True, gc=False):

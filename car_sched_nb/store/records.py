@@ -399,7 +399,7 @@ def states(store: SqliteStore, namespace: str) -> dict[str, tuple[int, int, int,
 
 
 def adopt(db: apsw.Connection, old: str, new: str) -> int:
-    """Move the tasks of one namespace to another; return how many.
+    """Move the tasks of one namespace to another, with the settings that it does not have; return how many tasks.
 
     Raises
     ------
@@ -414,6 +414,8 @@ def adopt(db: apsw.Connection, old: str, new: str) -> int:
     if both and old != new:
         listed = ", ".join(sorted(str(row[0]) for row in both))
         raise InvalidInput(f"both notebooks have {listed}; delete or rename one of each, then adopt again")
+    for table in ("settings", "deliveries"):
+        db.execute(f"UPDATE OR IGNORE {table} SET namespace = ? WHERE namespace = ?", (new, old))
     return len(db.execute("UPDATE tasks SET namespace = ? WHERE namespace = ? RETURNING id", (new, old)).fetchall())
 
 

@@ -48,13 +48,22 @@ STEPS = (
     ALTER TABLE executions ADD COLUMN cancel_asked INTEGER;
     ALTER TABLE executions ADD COLUMN upstream TEXT;
     """,
-    # Runners: when what was printed, what an agent and its tools said, and files that were made.
+    # Runners: when what was printed, what an agent and its tools said, and files that were made. Notices: the tasks
+    # that are failing, and the messages that have not reached everybody yet.
     """
     ALTER TABLE outputs ADD COLUMN marks TEXT;
     ALTER TABLE outputs ADD COLUMN transcript TEXT;
     ALTER TABLE outputs ADD COLUMN artifact TEXT;
     CREATE TABLE settings (namespace TEXT NOT NULL, name TEXT NOT NULL, value TEXT NOT NULL,
         PRIMARY KEY (namespace, name)) WITHOUT ROWID;
+    CREATE INDEX failing ON tasks (failures) WHERE failures > 0;
+    UPDATE tasks SET failures = 1 WHERE failures = 0 AND (SELECT e.status FROM executions e INDEXED BY by_task
+        WHERE e.task_id = tasks.id AND e.status NOT IN ('waiting', 'running', 'missed', 'skipped', 'cancelled')
+        ORDER BY e.seq DESC LIMIT 1) IN ('failed', 'timed_out');
+    CREATE TABLE deliveries (id INTEGER PRIMARY KEY, namespace TEXT NOT NULL, owner TEXT NOT NULL, task TEXT NOT NULL,
+        task_id TEXT NOT NULL, execution_id TEXT NOT NULL, kind TEXT NOT NULL, title TEXT NOT NULL, body TEXT NOT NULL,
+        at INTEGER NOT NULL, due_at INTEGER NOT NULL, tries INTEGER NOT NULL DEFAULT 0,
+        done TEXT NOT NULL DEFAULT '[]');
     """,
 )
 """Step n leads from schema version n to n + 1; each runs in one transaction with its version."""

@@ -34,7 +34,7 @@ from car_sched_nb.errors import (
     StoreUnusable,
 )
 from car_sched_nb.store import schema
-from car_sched_nb.store.ops import End, Finish, Op, Row, Settle, Settled, Start
+from car_sched_nb.store.ops import NOT_WRITTEN, End, Finish, Finished, Op, Row, Settle, Settled, Start
 
 T = TypeVar("T")
 MEMORY = ":memory:"
@@ -51,6 +51,7 @@ _OF_THE_FILE = (
 _ROW = Row.__struct_fields__
 _LOST, _WON = Settled(won=False, claimed=False), Settled(won=True, claimed=False)
 _CLAIMED = Settled(won=True, claimed=True)
+_WRITTEN = Finished(written=True)
 _END = [name for name in End.__struct_fields__ if name not in ("execution_id", "owner")]
 
 
@@ -104,9 +105,12 @@ _STILL_ASKED = """
     FROM (SELECT value ->> 0 AS next_id, value ->> 1 AS id FROM jsonb_each(?)) AS j
         JOIN executions p ON p.execution_id = j.id AND p.cancel_asked IS NOT NULL
     WHERE executions.execution_id = j.next_id"""
+_FAILING = """
+    SELECT t.id, t.failures FROM jsonb_each(?) j CROSS JOIN tasks t ON t.id = j.value WHERE t.failures > 0"""
 _FAILURES = """
-    UPDATE tasks SET failures = iif(:failed, failures + 1, 0),
-        enabled = iif(:failed AND failures + 1 >= :most, 0, enabled) WHERE id = :id"""
+    UPDATE tasks SET failures = j.n, enabled = iif(j.paused, 0, enabled)
+    FROM (SELECT value ->> 0 AS id, value ->> 1 AS n, value ->> 2 AS paused FROM jsonb_each(?)) AS j
+    WHERE tasks.id = j.id"""
 _OUTPUT = """
     INSERT OR REPLACE INTO outputs (execution_id, text, traceback, display, path, marks, transcript, artifact)
     SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7
@@ -300,12 +304,12 @@ class SqliteStore:
             return [self._answer(db, op, settled, started, finished) for op in batch]
 
     def _answer(
-        self, db: apsw.Connection, op: Op, settled: dict[str, Settled], started: set[str], finished: set[str]
-    ) -> Settled | bool | Any:
+        self, db: apsw.Connection, op: Op, settled: dict[str, Settled], started: set[str], finished: dict[str, Finished]
+    ) -> Settled | Finished | bool | Any:
         if isinstance(op, Settle):
             return settled[op.task_id]
         if isinstance(op, Finish):
-            return op.end.execution_id in finished
+            return finished.get(op.end.execution_id, NOT_WRITTEN)
         if isinstance(op, Start):
             return op.execution_id in started
         db.execute("SAVEPOINT call")
@@ -437,7 +441,7 @@ def _start(db: apsw.Connection, ops: list[Start]) -> set[str]:
     return _written(db, _START, ops, [op.execution_id for op in ops], "execution_id")
 
 
-def _finish(db: apsw.Connection, ops: list[Finish]) -> set[str]:
+def _finish(db: apsw.Connection, ops: list[Finish]) -> dict[str, Finished]:
     ends = [op.end for op in ops]
     finished = _written(db, _FINISHED, ends, [end.execution_id for end in ends], "execution_id")
     ended = ops if len(finished) == len(ops) else [op for op in ops if op.end.execution_id in finished]
@@ -448,10 +452,31 @@ def _finish(db: apsw.Connection, ops: list[Finish]) -> set[str]:
     if retries:
         _insert(db, list(retries.values()))
         db.execute(_STILL_ASKED, (_json([(retry.execution_id, id_) for id_, retry in retries.items()]),))
-    for op in ended:
-        if op.max_failures and op.failed is not None:
-            db.execute(_FAILURES, {"failed": op.failed, "most": op.max_failures, "id": op.task_id})
-    return finished
+    answers = dict.fromkeys(finished, _WRITTEN)
+    answers.update(_count_failures(db, [op for op in ended if op.failed is not None]))
+    return answers
+
+
+def _count_failures(db: apsw.Connection, ops: list[Finish]) -> dict[str, Finished]:
+    """Count on, or end, the series of failures of the tasks; return the answers of those that had one."""
+    if not ops or not (
+        any(op.failed for op in ops) or db.execute("SELECT 1 FROM tasks WHERE failures > 0 LIMIT 1").fetchall()
+    ):
+        return {}
+    rows: list[Any] = db.execute(_FAILING, (_json([op.task_id for op in ops]),)).fetchall()
+    before: dict[str, int] = dict(rows)
+    counts = dict(before)
+    paused, answers = set(), {}
+    for op in ops:
+        count = counts.get(op.task_id, 0)
+        answers[op.end.execution_id] = Finished(written=True, before=count)
+        counts[op.task_id] = count + 1 if op.failed else 0
+        if op.failed and op.max_failures and count + 1 >= op.max_failures:
+            paused.add(op.task_id)
+    changed = [(id_, n, id_ in paused) for id_, n in counts.items() if n != before.get(id_, 0) or id_ in paused]
+    if changed:
+        db.execute(_FAILURES, (_json(changed),))
+    return answers
 
 
 def _prepare_file(path: Path) -> None:

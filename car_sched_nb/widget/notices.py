@@ -6,8 +6,9 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from car_sched_nb.engine.edges import worth
 from car_sched_nb.engine.events import Event
-from car_sched_nb.model import Execution, Status, Task, to_us
+from car_sched_nb.model import Status, Task, to_us
 from car_sched_nb.widget.words import first_line
 
 MOST = 50
@@ -15,10 +16,7 @@ FAILED = frozenset({Status.FAILED, Status.TIMED_OUT, Status.INTERRUPTED})
 
 
 class Notices:
-    """The newest notices, and how often each task failed in a row.
-
-    What was skipped, missed or cancelled says nothing of the work and neither begins nor ends a series.
-    """
+    """The newest notices, and how often each task failed in a row."""
 
     def __init__(self) -> None:
         self.in_a_row: dict[str, int] = {}
@@ -47,31 +45,30 @@ class Notices:
         task_id, execution = event.task.id, event.execution
         if event.kind in ("deleted", "resumed"):
             self.in_a_row.pop(task_id, None)
-        if event.kind != "finished" or execution is None or not event.final:
+        if event.kind == "delivery":
+            self._hear_delivery(event)
+        if event.turn is None or execution is None:
             return
-        if execution.status in FAILED:
-            self.in_a_row[task_id] = self.in_a_row.get(task_id, 0) + 1
-            if self.in_a_row[task_id] == 1:
-                self._note("failed", event, execution)
-        elif execution.status is Status.COMPLETED:
-            recovered = self.in_a_row.pop(task_id, 0) > 0
-            if not (recovered and self._note("recovered", event, execution)):
-                self._note("completed", event, execution)
+        self.set(task_id, event.turn.in_a_row if event.turn.failed else 0)
+        kind = worth(event.task, event.turn)
+        if kind is not None:
+            at_us = to_us(execution.finished_at) if execution.finished_at else 0
+            text = first_line(execution.error, execution.error_type, execution.answer)
+            self._keep(kind, event.task, execution.execution_id, at_us, text)
+            self.changed = True
 
-    def _note(self, kind: str, event: Event, execution: Execution) -> bool:
-        """Keep a notice when its task wants one of that kind; return whether it does."""
-        if not event.task.notifies(kind):
-            return False
-        at_us = to_us(execution.finished_at) if execution.finished_at else 0
-        text = first_line(execution.error, execution.error_type, execution.answer)
-        self._keep(kind, event.task, execution.execution_id, at_us, text)
-        self.changed = True
-        return True
+    def _hear_delivery(self, event: Event) -> None:
+        """Keep what did not reach somebody, the newest of each kind, until it does."""
+        self.dismiss(f"delivery:{event.about}")
+        if event.text:
+            at_us = event.at_us or 0
+            self._keep("delivery", event.task, event.execution_id or "", at_us, event.text, event.about)
+            self.changed = True
 
-    def _keep(self, kind: str, task: Task, execution_id: str, at_us: int, text: str) -> None:
+    def _keep(self, kind: str, task: Task, execution_id: str, at_us: int, text: str, about: str = "") -> None:
         self._kept.appendleft(
             {
-                "id": f"{kind}:{execution_id}",
+                "id": f"{kind}:{about or execution_id}",
                 "kind": kind,
                 "task": task.name,
                 "task_id": task.id,

@@ -84,7 +84,10 @@ class View:
         }
         lines = self._lines.values()
         failing = [(line.task, line.last) for line in lines if line.last and line.last["status"] in FAILED]
-        self.notices.begin(state.in_a_row, [(task, last) for task, last in failing if task.id in state.in_a_row])
+        in_a_row = {line.task.id: line.task.failures for line in lines if line.task.failures}
+        self.notices.begin(in_a_row, [one for one in failing if one[0].failures or one[1]["status"] == "interrupted"])
+        for event in self._scheduler.telling.troubles.values():
+            self.notices.hear(event)
 
     def __contains__(self, task_id: object) -> bool:
         return task_id in self._lines
@@ -157,7 +160,7 @@ class View:
                 self._gone.discard(task_id)
             line.take(task)
             line.last, line.served = last, task.run_count
-            self.notices.set(task_id, state.in_a_row.get(task_id, 0))
+            self.notices.set(task_id, task.failures)
             self._changed.add(task_id)
 
     def _remove(self, task_id: str) -> None:

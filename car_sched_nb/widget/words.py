@@ -6,12 +6,11 @@ import os
 from pathlib import Path
 from typing import Any
 
+from car_sched_nb.engine.edges import error_text
 from car_sched_nb.output import clean, clip
 
 LINE = 300
 """Characters of a line in a row."""
-
-_WORDED = ("BodyFailed", "ExitCode", "SIG", "Interrupted")  # what begins so says a sentence already
 
 
 def said(given: Any, most: int = LINE) -> str | None:
@@ -20,11 +19,8 @@ def said(given: Any, most: int = LINE) -> str | None:
 
 
 def first_line(error: str | None, error_type: str | None, answer: str | None) -> str:
-    """Return the first line of an error with its type, without which a KeyError's says nothing, else of an answer."""
-    text = error or ""
-    if text and error_type not in (None, text) and not (error_type or "").startswith(_WORDED):
-        text = f"{error_type}: {text}"
-    return clip((text or answer or "").strip().partition("\n")[0], LINE)
+    """Return the first line of an error with its type, else of an answer."""
+    return clip((error_text(error, error_type) or answer or "").strip().partition("\n")[0], LINE)
 
 
 def from_home(path: str) -> str:

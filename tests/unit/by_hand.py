@@ -32,7 +32,7 @@ from car_sched_nb.store.writer import Writer
 SECOND_US = 1_000_000
 
 
-MOST_TURNS = 1_000
+MOST_TURNS = 5_000
 """Turns of the loop after which what goes on is taken to go on for ever."""
 
 

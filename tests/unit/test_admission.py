@@ -12,7 +12,7 @@ import pytest
 from car_sched_nb.model import Status, Task, Trigger, from_us
 from car_sched_nb.occurrence import execution_id, occurrence_id
 from car_sched_nb.store import records, sqlite
-from car_sched_nb.store.ops import Call, End, Finish, Row, Settle, Settled, Start
+from car_sched_nb.store.ops import NOT_WRITTEN, Call, End, Finish, Finished, Row, Settle, Settled, Start
 from car_sched_nb.store.sqlite import SqliteStore
 from tests.unit.world import HANG_S, Recorder, clock_at, every, running
 
@@ -147,7 +147,7 @@ def test_nothing_starts_while_an_occurrence_is_in_progress(store: SqliteStore, t
 @pytest.mark.parametrize("status", ["completed", "failed", "cancelled", "timed_out", "interrupted"])
 def test_what_has_ended_is_not_in_progress(store: SqliteStore, task: Task, status: str):
     store.apply([settle(task, 0)])
-    assert store.apply([finish(row(task, 0).execution_id, status)]) == [True]
+    assert store.apply([finish(row(task, 0).execution_id, status)]) == [Finished(written=True)]
     assert store.apply([settle(task, 1)]) == [WON]
 
 
@@ -233,9 +233,9 @@ def test_a_waiting_execution_begins_once_and_only_for_its_owner(store: SqliteSto
 def test_an_execution_ends_once_and_only_for_its_owner(store: SqliteStore, task: Task):
     store.apply([settle(task, 0)])
     execution = row(task, 0).execution_id
-    assert store.apply([finish(execution, owner="another")]) == [False]
-    assert store.apply([finish(execution, "failed")]) == [True]
-    assert store.apply([finish(execution, "completed")]) == [False]
+    assert store.apply([finish(execution, owner="another")]) == [NOT_WRITTEN]
+    assert store.apply([finish(execution, "failed")]) == [Finished(written=True)]
+    assert store.apply([finish(execution, "completed")]) == [NOT_WRITTEN]
     assert records.executions(store)[0].status == "failed"
 
 

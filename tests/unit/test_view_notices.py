@@ -3,7 +3,6 @@
 import pytest
 
 from car_sched_nb.model import Status
-from car_sched_nb.store import board
 from car_sched_nb.store.sqlite import SqliteStore
 from tests.unit.pages import Viewer, Watched, watched
 from tests.unit.world import Recorder, Script, agent, clock_at, running
@@ -128,7 +127,7 @@ async def test_a_series_that_began_before_the_dashboard_was_opened_is_known(stor
         for _ in range(3):
             await s.run_once("task")
             await s.run_once("fine")
-        assert board.failures_in_a_row(store, [s.task(name).id for name in ("task", "fine")]) == {s.task("task").id: 3}
+        assert [s.task(name).failures for name in ("task", "fine")] == [3, 0]
         async with watched(s) as (watch, page):
             assert page.rows()["task"]["failures"] == 3
             failing = page.newest("snapshot")["notices"]
@@ -149,7 +148,7 @@ async def test_a_failure_that_waits_for_its_next_try_is_not_in_the_series_yet(st
         watch = Watched(s)
         await watch.rest()
         assert [e.status for e in s.executions()] == [Status.FAILED, Status.WAITING]
-        assert board.failures_in_a_row(store, [s.task("task").id]) == {}
+        assert s.task("task").failures == 0
 
 
 async def test_what_turned_while_nobody_looked_is_told_later(store: SqliteStore):

@@ -688,7 +688,7 @@ function count(numbers, value, step) {
 }
 
 const canNotify = () => "Notification" in window && window.isSecureContext;
-const NOTICE_WORDS = { failed: "failed", recovered: "works again", completed: "completed", delivery: "was not delivered" };
+const NOTICE_WORDS = { failed: "failed", recovered: "works again", completed: "completed", delivery: "notice not delivered" };
 
 /** Whether the kernel's row shows that what was asked has come true. */
 function settled({ row, pending }) {
