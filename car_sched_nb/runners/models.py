@@ -34,7 +34,7 @@ _KEYS = {
 """The variables that hold a provider's key; of any other provider pydantic-ai says at the start what it needs."""
 _NO_MODEL = (
     "no model is named: add --model openai:gpt-5-mini (or anthropic:..., or any of pydantic-ai's), set it for all with "
-    "%env CAR_MODEL=openai:gpt-5-mini or %car config model, or use --model local, which needs no key"
+    "%env CAR_MODEL=openai:gpt-5-mini or %car config --model NAME, or use --model local, which needs no key"
 )
 
 
