@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import os
 from collections.abc import Callable, Mapping
@@ -138,7 +139,8 @@ class PromptRunner:
         system, prompt = await self._threads.run(
             lambda: [prompts.filled(text, work.runtime, names) for text in (task.system_prompt, task.prompt)]
         )
-        model = await self._threads.run(lambda: models.made(chosen))
+        # Not in a thread that a cancel reaches: cut in two, an import leaves half a module to everybody else.
+        model = await asyncio.to_thread(models.made, chosen)
         box = tools.Toolbox(self._threads, desk, work.runtime.output)
         given = [Tool(box.wrapped(name, self._found(name)), name=name) for name in task.tools]
         output_type = tools.type_of(task.output_type, names) if task.output_type else str

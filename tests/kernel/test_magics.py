@@ -285,7 +285,7 @@ def test_tab_elsewhere_is_left_alone(kernel: Kernel):
         ("bad --at 00:00", "1", "00:00 has passed today; the next is tomorrow: --at "),
         ("bad --at '2020-01-01 09:00'", "1", "2020-01-01 09:00 has passed; the next is"),
         ("bad --delay soon", "1", "'soon' is not a duration"),
-        ("bad --runner shel", "1", "did you mean 'shell'? there are python, shell"),
+        ("bad --runner shel", "1", "did you mean 'shell'? there are agent, notebook, python, shell"),
         ("'a b'", "1", "write a-b"),
         ("a'b", "1", "a quote is not closed"),
         ("a/b", "1", "write a-b"),

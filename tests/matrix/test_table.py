@@ -20,8 +20,6 @@ def test_each_test_stands_in_the_file_of_its_row():
 
 @pytest.mark.parametrize("row", table.ROWS)
 def test_each_claim_that_can_be_made_has_a_test(row: str):
-    if not (table.HERE / f"test_{row}.py").exists():
-        pytest.skip("this runner has no tests here")
     assert [column for found, column in table.empty() if found == row] == []
 
 
