@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from xml.etree import ElementTree as ET
 
-TOGETHER = ("unit", "kernel", "matrix")
+TOGETHER = ("unit", "kernel", "matrix", "crash")
 PARTS = (
     ["-n", "2", "--dist", "loadgroup", *(f"tests/{folder}" for folder in TOGETHER)],
     ["tests", *(f"--ignore=tests/{folder}" for folder in TOGETHER)],

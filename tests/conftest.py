@@ -8,7 +8,7 @@ from tests.scale import LONG
 
 HERE = Path(__file__).parent
 # Playwright's synchronous interface keeps an event loop running in the main thread, which no other test could bear.
-ORDER = ["unit", "kernel", "crash", "bench", "browser"]
+ORDER = ["unit", "matrix", "kernel", "crash", "bench", "browser"]
 MARKED = {"kernel", "crash", "browser"}
 
 
@@ -27,6 +27,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if folder == "kernel":
             # A module's tests share a kernel: with several workers (pytest -n) one of them has the whole module.
             item.add_marker(pytest.mark.xdist_group(item.path.stem))
+        elif item.path.stem == "test_local":
+            item.add_marker(pytest.mark.xdist_group("local"))  # one process has the model in memory
     if not LONG:
         items[:] = [item for item in items if not _is_covered(item)]
     items.sort(key=lambda item: ORDER.index(folder_of(item)))

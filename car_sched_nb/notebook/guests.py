@@ -66,10 +66,10 @@ def _bind_bars(module: Any, patches: Patches) -> None:
         # Lines are counted from the first bar of the same author, not of all.
         others = [one for one in cls._instances if one is not instance and hasattr(one, "pos")]
         output = current_output.get()
-        taken = {abs(one.pos) for one in others if getattr(one, "_car_output", None) is output}
+        taken = {int(abs(one.pos)) for one in others if getattr(one, "_car_output", None) is output}
         if instance is not None:
             instance._car_output = output  # noqa: SLF001 - a name of ours on it
-        return min({*range(len(taken) + 1)} - taken)
+        return next(line for line in range(len(taken) + 1) if line not in taken)
 
     patches.put(module.tqdm, "__init__", init)
     patches.put(module.tqdm, "_get_free_pos", classmethod(free_line))

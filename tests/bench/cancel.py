@@ -13,11 +13,13 @@ import json
 import os
 import platform
 import statistics
+import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -65,6 +67,24 @@ WHAT = (
 )
 
 
+OBSERVER = """
+import sys, time
+
+def lives(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as stat:
+            return stat.read().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+for line in sys.stdin:
+    while any(map(lives, line.split())):
+        time.sleep(0.0005)
+    print(time.monotonic(), flush=True)
+"""
+"""Looks at processes from a process of its own: beside a main thread that computes, a thread would look too late."""
+
+
 class Cancelled(NamedTuple):
     """What one cancel took, in seconds."""
 
@@ -94,6 +114,8 @@ class Measure:
         self.server = server
         self.last = [0.0]
         self.names: dict[str, Any] = {"anyio": anyio, "sign": self._signed}
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        self.observer = subprocess.Popen([sys.executable, "-c", OBSERVER], **pipes)  # type: ignore[call-overload]
 
     def _signed(self) -> None:
         self.last[0] = time.monotonic()
@@ -140,14 +162,18 @@ class Measure:
             case "call":
                 return self.last[0]
             case "file" | "child":
-                return None if self._family() else time.monotonic()
+                return float(self.observer.stdout.readline())
             case "server":
                 return self.server.closed_at
             case _:
                 return time.monotonic()
 
     def _family(self) -> set[int]:
-        return {pid for pid in children() - self.before if not _is_supervisor(pid)}
+        return {pid for pid in children() - self.before - {self.observer.pid} if not _is_supervisor(pid)}
+
+    def close(self) -> None:
+        """End the observer."""
+        self.observer.communicate()
 
     async def once(self, scheduler: Scheduler) -> Cancelled:
         """Run it, cancel it; return what that took."""
@@ -159,18 +185,15 @@ class Measure:
                     raise UnfitError(scheduler.executions()[-1].error or "it ended by itself")
                 await anyio.sleep(0.002)
             await anyio.sleep(0.01)
+            if self.what.sign in ("file", "child"):
+                self.observer.stdin.write(f"{' '.join(map(str, self._family()))}\n")
+                self.observer.stdin.flush()
             asked = time.monotonic()
-            over = threading.Event()
-            gone: list[float] = []
-            watch = threading.Thread(target=self._watch, args=(over, gone))
-            watch.start()
             await scheduler.cancel("work")
             row_s = time.monotonic() - asked
             if self.what.sign == "server":
                 while self.server.closed_at is None:  # noqa: ASYNC110 - another thread notes it
                     await anyio.sleep(0.001)
-            over.set()
-            watch.join()
         newest = scheduler.executions(newest=1)[0]
         if newest.status != "cancelled":
             raise UnfitError(f"it ended as {newest.status}: {newest.error}")
@@ -179,14 +202,7 @@ class Measure:
             await anyio.sleep(0.002)
             if self.last[0] > stopped:
                 raise UnfitError("it went on after its end")
-        stop_at = gone[0] if gone else stopped
-        return Cancelled(row_s, max(0.0, stop_at - asked))
-
-    def _watch(self, over: threading.Event, gone: list[float]) -> None:
-        """Note when its processes were gone, which is before the row says so."""
-        while self.what.sign in ("file", "child") and not over.wait(0.001):
-            if not gone and (at := self.stopped_at()) is not None:
-                gone.append(at)
+        return Cancelled(row_s, max(0.0, stopped - asked))
 
 
 class UnfitError(Exception):
@@ -207,9 +223,12 @@ def there(what: What) -> str:
     if name not in scheduler.runners:
         return "not there"
     try:
-        with tempfile.TemporaryDirectory() as place, ModelServer() as server:
-            task = Measure(what, Path(place), server).task()
-            scheduler.runners[name].check(task)
+        with (
+            tempfile.TemporaryDirectory() as place,
+            ModelServer() as server,
+            closing(Measure(what, Path(place), server)) as measure,
+        ):
+            scheduler.runners[name].check(measure.task())
     except (CarError, ImportError, OSError) as error:
         return f"not there: {str(error).splitlines()[0]}"
     return ""
@@ -218,6 +237,12 @@ def there(what: What) -> str:
 async def measured(what: What, times: int, place: Path, server: ModelServer) -> list[Cancelled]:
     """Cancel something many times in a scheduler on this thread's loop."""
     measure = Measure(what, place, server)
+    with closing(measure):
+        return await _measured(measure, times)
+
+
+async def _measured(measure: Measure, times: int) -> list[Cancelled]:
+    place = measure.place
     async with Scheduler(place / "car.db", python=PythonRunner(measure.names)) as scheduler:
         await scheduler.define(measure.task())
         return [await measure.once(scheduler) for _ in range(times)]
