@@ -162,7 +162,7 @@ class Child:
 
     def _send_values(self, values: dict[str, Any]) -> dict[str, str]:
         """Send what the body leaves; return what could not be sent, each with the reason."""
-        if all(value is None for value in values.values()) or self._send_value(values) is None:
+        if (list(values) == [""] and values[""] is None) or self._send_value(values) is None:
             return {}
         refused = {}
         for name, value in values.items():

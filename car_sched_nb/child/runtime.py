@@ -31,7 +31,7 @@ class _Source:
         self.output = output
 
     def report(self, progress: Progress) -> None:
-        self._kernel.tell("run", "report", progress)
+        self._kernel.tell_progress(progress)
 
     def last_success(self) -> datetime | None:
         found: datetime | None = self._kernel.ask("run", "last_success")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import itertools
 import os
 import shutil
 import signal
@@ -96,8 +97,8 @@ async def start(
     BodyFailed
         When the system starts no more processes.
     """
-    gate, go = os.pipe()
-    streams = Streams(output)
+    (gate, go), *pipes = _pipes(3)
+    streams = Streams(output, pipes)
     try:
         # A session of its own: a kernel interrupt does not reach it, and a cancel reaches its grandchildren.
         process = await anyio.open_process(
@@ -118,7 +119,7 @@ async def start(
             process.kill()
             await process.aclose()
             raise
-    except OSError as error:
+    except (OSError, ValueError) as error:  # a ValueError for a zero byte in what it is given
         streams.close()
         raise BodyFailed(f"it could not be started: {error}", type(error).__name__) from None
     except BaseException:
@@ -129,6 +130,19 @@ async def start(
         os.close(go)
         streams.started()
     return Session(process, streams)
+
+
+def _pipes(count: int) -> list[tuple[int, int]]:
+    """Open all of some pipes, or none: what was left open would be missing for ever where there are too many."""
+    pipes: list[tuple[int, int]] = []
+    try:
+        while len(pipes) < count:
+            pipes.append(os.pipe())
+    except OSError as error:
+        for fd in itertools.chain(*pipes):
+            os.close(fd)
+        raise BodyFailed(f"it could not be started: {error}", type(error).__name__) from None
+    return pipes
 
 
 def _gate(memory: int) -> list[str]:
@@ -163,8 +177,7 @@ class Kept:
 class Streams:
     """The pipes of descriptors 1 and 2, and what came out of them."""
 
-    def __init__(self, output: Output) -> None:
-        pipes = [os.pipe(), os.pipe()]
+    def __init__(self, output: Output, pipes: Sequence[tuple[int, int]]) -> None:
         self._outer = [outer for outer, _ in pipes]
         self.inner = [inner for _, inner in pipes]
         for fd in self._outer:

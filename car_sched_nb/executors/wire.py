@@ -23,10 +23,15 @@ from typing import Any
 HEAD = struct.Struct("<cQ")
 """A frame: its kind, the length of its body, and the body."""
 
-OUT, ERR, SHOW, CLEAR, ASK, ANSWER = b"o", b"e", b"d", b"x", b"a", b"r"
-"""Text of the two streams, a display, `clear_output`; a question to the kernel and the answer to it."""
+OUT, ERR, SHOW, CLEAR, PROGRESS = b"o", b"e", b"d", b"x", b"g"
+"""Text of the two streams, a display, `clear_output`, how far the body is: taken in the order in which they come."""
+ASK, ANSWER, DROP = b"a", b"r", b"n"
+"""A question to the kernel, the answer to it, and that nobody waits for the answer any more."""
 JOB, VALUE, PIECE, BUFFER, WHOLE, BROKEN, END = b"j", b"v", b"p", b"b", b".", b"!", b"z"
 """What to do; a value: its name, pieces of its pickle, buffers, and whether all of it came; how the body ended."""
+
+NUMBER = struct.Struct("<Q")
+"""What a question begins with, and what says that nobody waits for its answer."""
 
 _LARGE = 16 * 1024  # bytes from which on a buffer goes by itself
 _MOST_AT_ONCE = 1024 * 1024

@@ -6,7 +6,7 @@ import base64
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from car_sched_nb.notebook import figures, guests, redirect
+from car_sched_nb.notebook import commands, figures, guests, redirect
 from car_sched_nb.output import current_output, route_streams
 
 _WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def install(shell: InteractiveShell) -> Callable[[], None]:
     """Route streams and `display` to the execution that uses them; return what takes it off again."""
-    taken_off = [route_streams(), figures.install(), redirect.install(), guests.install()]
+    taken_off = [route_streams(), figures.install(), redirect.install(), guests.install(), commands.install(shell)]
     publisher = shell.display_pub
     publish = publisher.publish
 

@@ -35,6 +35,10 @@ T = TypeVar("T")
 _PUBLISH_S = 0.1
 _CANCEL_S = 5.0
 _NOT_LOADED = "run %load_ext car_sched_nb first; in a script use `async with car.Scheduler(...)`"
+_NOT_HERE = (
+    "a body outside the notebook's kernel (--executor process, a script) has car.current(), car.send(), car.state(), "
+    "car.progress() and car.track(); for anything else leave --executor process away"
+)
 _LEAVE_S = 2.0  # an exit handler that takes longer is cut off by the kernel's manager
 
 
@@ -344,7 +348,7 @@ def current_session() -> Session:
         Before `%load_ext car_sched_nb`.
     """
     if _session is None:
-        raise SchedulerClosed(_NOT_LOADED)
+        raise SchedulerClosed(_NOT_LOADED if current_runtime.get() is None else _NOT_HERE)
     return _session
 
 

@@ -47,9 +47,10 @@ def run_here(session: Session, task: Task) -> None:
     TrialFailed
         When it did not complete.
     """
-    # When and how often it runs later is of no concern now.
+    # When and how often it runs later is of no concern now, and whoever looks at it waits for no second attempt.
     plain = Task(task.name)
-    later = {name: getattr(plain, name) for name in (*WHEN, "jitter", "until", "max_runs")}
+    unused = (*WHEN, "jitter", "until", "max_runs", "retries", "retry_delay")
+    later = {name: getattr(plain, name) for name in unused}
     manual = msgspec.structs.replace(task, **later)
     trial = Scheduler(namespace=session.namespace.name)
     trial.runners = {name: runner.on_own_loop() for name, runner in session.start().runners.items()}

@@ -15,6 +15,7 @@ from car_sched_nb.notebook import outputs as written
 from car_sched_nb.notebook.namespace import Namespace, notebook_path
 from car_sched_nb.notebook.session import KernelScheduler, Session, current_session
 from car_sched_nb.notebook.transcript import Transcript
+from car_sched_nb.runners.base import current_runtime
 from car_sched_nb.store import records
 
 if TYPE_CHECKING:
@@ -202,12 +203,14 @@ def mailbox(task: str = NOTEBOOK) -> Mailbox:
 
 def send(task: str, message: Any) -> None:
     """Send a message to a task, by its name; its body takes it with `car.current().receive()`."""
-    mailbox().send(task, message)
+    runtime = current_runtime.get()
+    (runtime.mailbox if runtime else mailbox()).send(task, message)
 
 
 def state() -> State:
     """Return what the runs of all tasks of this kernel share, `car.current().state` in a body."""
-    return current_session().start().infra.state
+    runtime = current_runtime.get()
+    return runtime.state if runtime else current_session().start().infra.state
 
 
 def transcript(execution: Execution | str, execution_id: str | None = None) -> Transcript:

@@ -25,7 +25,7 @@ from car_sched_nb.errors import BodyFailed
 from car_sched_nb.executors import wire
 from car_sched_nb.executors.process import Session, ended_by, follow, signal_name, start
 from car_sched_nb.model import Execution
-from car_sched_nb.runners.base import Progress, Work
+from car_sched_nb.runners.base import Work
 from car_sched_nb.runners.carried import CannotBeCarried, Unpickler, send_values
 from car_sched_nb.runners.surroundings import environment, folder, memory_of
 from car_sched_nb.tracebacks import words_of
@@ -133,6 +133,8 @@ class _Run:
         self._asked = _Asked(work)
         self._group: TaskGroup | None = None
         self._limit = anyio.CapacityLimiter(_ANSWERING)
+        self._answering: dict[int, anyio.CancelScope] = {}
+        """By the number of the question."""
         self._loading = False
         """A value is coming in: what follows belongs to it."""
         self._gone = False
@@ -211,8 +213,16 @@ class _Run:
             self._output.show(shown.pop("bundle"), **shown)
         elif kind == wire.CLEAR:
             self._output.clear()
+        elif kind == wire.PROGRESS:
+            self._work.runtime.progress(*pickle.loads(body))  # noqa: S301 - the same
         elif kind == wire.ASK and self._group is not None:
-            self._group.start_soon(self._answer, body)
+            (number,) = wire.NUMBER.unpack_from(body)
+            self._answering[number] = anyio.CancelScope()
+            self._group.start_soon(self._answer, number, body)
+        elif kind == wire.DROP:
+            scope = self._answering.get(*wire.NUMBER.unpack(body))
+            if scope is not None:
+                scope.cancel()
         elif kind == wire.END:
             self._end = pickle.loads(body)  # noqa: S301 - the same
 
@@ -234,11 +244,20 @@ class _Run:
 
     # Questions
 
-    async def _answer(self, asked: bytearray) -> None:
-        number = 0
-        good = True
+    async def _answer(self, number: int, asked: bytearray) -> None:
         try:
-            number, of, method, args, options = pickle.loads(asked)  # noqa: S301 - the same
+            with self._answering[number]:
+                good, body = await self._called(memoryview(asked)[wire.NUMBER.size :])
+                answer = partial(self._link.send_object, wire.ANSWER, (number, good, body))
+                await anyio.to_thread.run_sync(answer, abandon_on_cancel=True)
+        except OSError:
+            return  # it is gone
+        finally:
+            del self._answering[number]
+
+    async def _called(self, asked: memoryview) -> tuple[bool, bytes]:
+        try:
+            of, method, args, options = pickle.loads(asked)  # noqa: S301 - the same
             if (of, method) == ("mailbox", "wait"):
                 method = "message"  # a thread of this process would wait on for a body that is gone
             call = partial(getattr(self._asked.of(of), method), *args, **options)
@@ -246,15 +265,11 @@ class _Run:
                 value = await call()
             else:
                 value = await anyio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=self._limit)
-            body = _dumped(list(value) if isinstance(value, Iterator | KeysView | ValuesView | ItemsView) else value)
+            if isinstance(value, Iterator | KeysView | ValuesView | ItemsView):
+                value = list(value)
+            return True, _dumped(value)
         except Exception as error:  # noqa: BLE001 - it is the body's to handle
-            good, body = False, _dumped_error(error)
-        if number:
-            answer = partial(self._link.send_object, wire.ANSWER, (number, good, body))
-            try:
-                await anyio.to_thread.run_sync(answer, abandon_on_cancel=True)
-            except OSError:
-                return  # it is gone
+            return False, _dumped_error(error)
 
     # The end
 
@@ -311,10 +326,6 @@ class _Asked:
     def is_async(self, name: str, method: str) -> bool:
         """Tell whether a method has to be awaited."""
         return inspect.iscoroutinefunction(getattr(self.of(name), method))
-
-    def report(self, progress: Progress) -> None:
-        """Note how far it has come."""
-        self._runtime.progress(progress.done, progress.total, progress.note)
 
     def last_success(self) -> Any:
         """Return when the task last completed."""

@@ -63,7 +63,7 @@ class ShellRunner:
     async def _start(self, work: Work) -> Session:
         task = work.task
         command = argv_of(task.prompt, work.runtime.params) if task.argv else [self._shell, "-c", task.prompt]
-        surroundings = environment(work)
+        surroundings = environment(work, only_way=True)
         if task.argv and shutil.which(command[0], path=surroundings.get("PATH")) is None:
             raise BodyFailed(
                 f"there is no program {command[0]!r}; a command of the shell itself needs a task without --argv",

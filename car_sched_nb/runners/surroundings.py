@@ -12,6 +12,8 @@ from car_sched_nb.runners.base import Work
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT])(i?)B?", re.IGNORECASE)
 _POWERS = {"K": 1, "M": 2, "G": 3, "T": 4}
+_LONGEST = 128 * 1024
+"""Bytes that a variable may have, with its name and the zero behind it: Linux's MAX_ARG_STRLEN."""
 LEAST_MEMORY = 64 * 1000 * 1000
 """Bytes below which a process does not get as far as its body."""
 
@@ -73,9 +75,28 @@ def unset(task: Task) -> str | None:
     return f"{listed} {'is' if len(missing) == 1 else 'are'} not set; set it with %env {missing[0]}=..."
 
 
-def environment(work: Work) -> dict[str, str]:
-    """Return the kernel's environment and the run's values: they travel beside a program, never inside it."""
+def environment(work: Work, *, only_way: bool = False) -> dict[str, str]:
+    """Return the kernel's environment and the run's values: they travel beside a program, never inside it.
+
+    Parameters
+    ----------
+    only_way
+        The parameters come in no other way: one that no variable can hold fails the run. Otherwise it is left out.
+
+    Raises
+    ------
+    BodyFailed
+        Which one.
+    """
     runtime = work.runtime
+    params = {f"CAR_PARAM_{name.upper()}": str(value) for name, value in runtime.params.items()}
+    for name, value in list(params.items()):
+        size = len(name.encode()) + len(value.encode("utf-8", "replace")) + 2
+        if size > _LONGEST or "\0" in value:
+            if only_way:
+                why = "is longer than 128 KiB" if size > _LONGEST else "has a zero byte"
+                raise BodyFailed(f"{name} {why}: write the value to a file, and give its path", "InvalidInput")
+            del params[name]
     return {
         **os.environ,
         "CAR_OWNER": work.owner,
@@ -85,7 +106,7 @@ def environment(work: Work) -> dict[str, str]:
         "CAR_SCHEDULED_AT": runtime.scheduled_at.isoformat().replace("+00:00", "Z"),
         "CAR_SLOT": runtime.slot,
         "CAR_ATTEMPT": str(runtime.attempt),
-        **{f"CAR_PARAM_{name.upper()}": str(value) for name, value in runtime.params.items()},
+        **params,
         **work.environment,
     }
 

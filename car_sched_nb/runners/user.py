@@ -50,6 +50,11 @@ class UserRunner:
     def check(self, task: Task) -> None:
         if not task.prompt.strip():
             raise InvalidInput("the body is empty; write the prompt below the %%car_task line")
+        if task.executor not in ("", "loop"):
+            raise InvalidInput("a runner of your own runs on the kernel's loop; leave --executor away")
+        for option in ("into", "memory", "cwd", "argv"):
+            if getattr(task, option):
+                raise InvalidInput(f"--{option} does nothing for a runner of your own; leave --{option} away")
 
     def executor(self, task: Task) -> str:
         return "loop"

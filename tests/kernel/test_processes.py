@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.kernel.kernel import Kernel
-from tests.kernel.notebook import executions, loaded_kernel, ok, refused, wait_ended
+from tests.kernel.notebook import executions, lives, loaded_kernel, ok, refused, text_of, wait_ended
 
 CELLS = """
 import pandas as pd, numpy as np, sqlite3, os
@@ -122,3 +122,33 @@ def test_options_that_do_not_go_together_are_refused(kernel: Kernel):
         assert "secret" not in message
     failed = kernel.run("@car.task(memory='2GB')\ndef f(): pass")
     assert "--memory goes with a process" in failed.error
+
+
+def test_a_body_in_a_process_sends_and_shares_as_one_in_the_kernel_does(kernel: Kernel):
+    assert run(kernel, "tells", "car.send('notebook', 'hi')\ncar.state()['told'] = 7")[0] == "completed"
+    assert ok(kernel, "[(one.message, one.sender) for one in car.mailbox().letters()]") == "[('hi', 'tells')]"
+    assert ok(kernel, "car.state()['told']") == "7"
+    assert "--executor process" in run(kernel, "asks", "car.run('tells')")[0]
+
+
+def test_a_test_run_is_one_attempt(kernel: Kernel):
+    said = _refused_after(kernel, "%%car_task tried --test --executor process --retries 2 --retry-delay 1h\n1 / 0")
+    assert said.endswith("tried failed: division by zero; nothing was stored\n")
+
+
+def _refused_after(kernel: Kernel, code: str) -> str:
+    result = kernel.run(code)
+    assert result.status == "error"
+    return text_of(result)
+
+
+def test_a_command_of_a_thread_ends_with_its_cancelled_body(kernel: Kernel):
+    ok(kernel, "import gc; gc.disable()")  # it may not be what ends the command
+    ok(kernel, "%%car_task commands\nseconds = 600\n!echo $$ > pid; sleep {seconds}")
+    pid = kernel.workdir / "pid"
+    kernel.wait_until(lambda: pid.exists() and bool(pid.read_text().strip()))
+    ok(kernel, "car.cancel('commands')")
+    wait_ended(kernel, "commands")
+    assert executions(kernel, "commands")[-1].status == "cancelled"
+    assert not lives(int(pid.read_text()))
+    ok(kernel, "gc.enable()")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import resource
 import threading
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from car_sched_nb.child.text import plain_text
-from car_sched_nb.errors import InvalidInput
+from car_sched_nb.errors import BodyFailed, InvalidInput
+from car_sched_nb.executors.process import _pipes
 from car_sched_nb.model import Task, Trigger
 from car_sched_nb.runners.base import Mailbox
 from car_sched_nb.runners.needs import reads
@@ -188,6 +190,67 @@ async def test_a_task_waits_for_its_environment(fields: dict[str, Any], monkeypa
 async def test_options_that_do_not_go_together_are_refused(fields: dict[str, Any]):
     with pytest.raises(InvalidInput, match="--"):
         await outcome(**{"body": "1", **fields})
+
+
+@asynchronous
+async def test_a_published_name_that_is_none_is_published():
+    names = {"found": 7}
+    done, _ = await outcome("global found\nfound = None", names, **HERE)
+    assert done.status == "completed"
+    assert names["found"] is None
+
+
+WAITS = """
+import asyncio
+try:
+    await asyncio.wait_for(car.current().message(), 0.05)
+except TimeoutError:
+    car.current().send("task", "later")
+await car.current().message(5)
+"""
+
+
+@asynchronous
+async def test_a_wait_for_a_message_that_is_given_up_neither_holds_the_body_nor_takes_the_next_message():
+    done, _ = await outcome(WAITS, **HERE, timeout="20s")
+    assert (done.status, done.answer) == ("completed", "later")
+
+
+@asynchronous
+async def test_the_last_progress_that_a_body_tells_is_what_is_known_of_it():
+    async with running(":memory:", python=PythonRunner({})) as s:
+        body = "for one in range(2000): car.progress(one + 1, 2000)\ncar.current().receive()"
+        await s.define(Task("task", body, **HERE))
+        await s.run_now("task")
+        (run,) = s.running.of(s.task("task").id)
+        await run.wait_over()
+    assert run.progress is not None
+    assert run.progress.done == 2000
+
+
+@asynchronous
+async def test_a_parameter_that_no_variable_can_hold_reaches_a_body_and_is_named_where_it_cannot():
+    for value in ("x" * 200_000, "a\0b"):
+        done, _ = await outcome("car.current().params['text']", **HERE, params={"text": value})
+        assert done.status == "completed", done.error
+        done, _ = await outcome("echo", runner="shell", params={"text": value})
+        assert (done.status, str(done.error)[:15]) == ("failed", "CAR_PARAM_TEXT ")
+
+
+def test_where_no_more_files_can_be_opened_a_start_leaves_none_open():
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    there = _open_files()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(there) + 4, before[1]))
+    try:
+        with pytest.raises(BodyFailed, match="could not be started"):
+            _pipes(3000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert _open_files() == there
+
+
+def _open_files() -> set[int]:
+    return {int(one.name) for one in Path("/proc/self/fd").iterdir() if one.is_symlink()}
 
 
 @given(st.integers(64, 10**6), st.sampled_from(["MB", "M", "mb", " MB", "MiB"]))

@@ -586,6 +586,14 @@ async def test_a_runner_is_a_class_an_object_or_a_function(runner: Any):
         assert (done.answer or "").startswith("task: for eu at 20")
 
 
+@pytest.mark.parametrize("fields", [{"executor": "process"}, {"into": "x"}, {"memory": "1GB"}, {"argv": True}])
+async def test_an_option_that_a_runner_of_ones_own_cannot_heed_is_refused(fields: dict[str, Any]):
+    async with running(":memory:") as s:
+        s.register("mine", a_function)
+        with pytest.raises(InvalidInput, match="leave --"):
+            await s.define(Task("task", "a prompt", runner="mine", **fields))
+
+
 @pytest.mark.parametrize("runner", [lambda *a: "no", 5, print, object()], ids=["lambda", "number", "builtin", "object"])
 async def test_a_runner_that_is_not_async_is_refused(runner: Any):
     async with running(":memory:") as s:
