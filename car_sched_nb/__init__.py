@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from car_sched_nb.notebook.decorator import runner as runner
     from car_sched_nb.notebook.decorator import task as task
     from car_sched_nb.notebook.verbs import adopt as adopt
+    from car_sched_nb.notebook.verbs import answers as answers
     from car_sched_nb.notebook.verbs import archive as archive
     from car_sched_nb.notebook.verbs import arm as arm
     from car_sched_nb.notebook.verbs import artifact as artifact
@@ -57,7 +58,9 @@ if TYPE_CHECKING:
     from car_sched_nb.notebook.verbs import scheduler as scheduler
     from car_sched_nb.notebook.verbs import send as send
     from car_sched_nb.notebook.verbs import show as show
+    from car_sched_nb.notebook.verbs import slots as slots
     from car_sched_nb.notebook.verbs import state as state
+    from car_sched_nb.notebook.verbs import summary as summary
     from car_sched_nb.notebook.verbs import tasks as tasks
     from car_sched_nb.notebook.verbs import transcript as transcript
     from car_sched_nb.notebook.verbs import wait as wait
@@ -82,9 +85,9 @@ _HOMES = {
     "errors": "CarError InvalidInput StoreError UnknownTask",
     "model": "Cause Execution Status Task TaskStatus Trigger",
     "notebook.decorator": "on runner task",
-    "notebook.verbs": "adopt archive arm artifact backfill cancel config dashboard debug delete edit help history list "
-    "logs mailbox model_get models namespace outputs pause preview resume run run_now scheduler send show state tasks "
-    "transcript wait",
+    "notebook.verbs": "adopt answers archive arm artifact backfill cancel config dashboard debug delete edit help "
+    "history list logs mailbox model_get models namespace outputs pause preview resume run run_now scheduler send show "
+    "slots state summary tasks transcript wait",
     "runners.base": "AgentOutput AgentRunner AgentSpec Runtime SharedInfra current",
     "runners.mail": "Mailbox State",
     "runners.track": "progress track",

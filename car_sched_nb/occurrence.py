@@ -31,6 +31,12 @@ def slot_text(revision: int, slot: str) -> str:
     return slot if revision == 0 else f"r{revision}.{slot}"
 
 
+def bare_slot(revision: int, text: str) -> str | None:
+    """Return the slot that stands in ids as `text`, or None when it is of another revision."""
+    prefix = slot_text(revision, "")
+    return text.removeprefix(prefix) if text.startswith(prefix) and (prefix or not text.startswith("r")) else None
+
+
 def manual_slot() -> str:
     """Return a slot of 128 random bits: each run by hand is an occurrence of its own."""
     return secrets.token_hex(16)

@@ -186,6 +186,22 @@ def upcoming(task: Task, from_us: int) -> Iterator[Fire]:
         left = None if left is None else left - 1
 
 
+def series(task: Task, first: Fire, slots: int, from_us: int = 0) -> Iterator[Fire]:
+    """Yield so many slots of a task's schedule, `first` and those after it, as far as they lie at an instant or later.
+
+    Those before it are counted and not walked: they may be millions.
+    """
+    plan = schedule_of(task)
+    fire: Fire | None = first
+    if plan is not None and first.at_us < from_us:
+        before = plan.passed(first.slot, from_us - 1)
+        fire = plan.next_fire(before.last.slot if before else first.slot)
+        slots = max(0, slots - 1 - (before.slots if before else 0))
+    while plan is not None and fire is not None and slots:
+        yield fire
+        fire, slots = plan.next_fire(fire.slot), slots - 1
+
+
 @lru_cache(maxsize=4096)
 def _cron(expr: str, zone: str) -> Cron:
     return Cron(expr, zone or None)

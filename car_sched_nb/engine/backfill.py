@@ -14,10 +14,10 @@ from car_sched_nb.engine.run import Run
 from car_sched_nb.engine.running import Running
 from car_sched_nb.errors import InvalidInput
 from car_sched_nb.model import Cause, Execution, Status, Task, Trigger, to_us
-from car_sched_nb.occurrence import execution_id, occurrence_id, slot_text
+from car_sched_nb.occurrence import bare_slot, execution_id, occurrence_id, slot_text
 from car_sched_nb.store import records
 from car_sched_nb.store.sqlite import SqliteStore
-from car_sched_nb.triggers import Fire, Schedule, schedule_of
+from car_sched_nb.triggers import Fire, series
 
 MOST_OF_A_ROW = 1000
 """Slots that one click may start: more are asked for by their period."""
@@ -68,11 +68,10 @@ class Backfill:
                     yield fire
 
     def _gap(self, slot: str, slots: int, at_us: int, start_us: int = 0) -> Iterator[Fire]:
-        plan, prefix = schedule_of(self.task), slot_text(self.task.revision, "")
-        assert plan is not None
         # A schedule that was changed since has other slots: what its predecessors missed cannot be planned again.
-        if slot.startswith(prefix) and (prefix or not slot.startswith("r")):
-            yield from _series(plan, Fire(slot.removeprefix(prefix), at_us), slots, start_us)
+        planned = bare_slot(self.task.revision, slot)
+        if planned is not None:
+            yield from series(self.task, Fire(planned, at_us), slots, start_us)
 
     def _attempt(self, fire: Fire) -> int | None:
         """Return the number that a slot's attempt has, or None when it was served."""
@@ -126,18 +125,6 @@ class Backfill:
             with anyio.move_on_after(_AGAIN_S):  # another owner's run ends without a word here
                 await self._engine.change()
         return None
-
-
-def _series(plan: Schedule, first: Fire, slots: int, start_us: int) -> Iterator[Fire]:
-    """Yield the slots of a gap from an instant on; those before are counted and not walked, they may be millions."""
-    fire: Fire | None = first
-    if first.at_us < start_us:
-        before = plan.passed(first.slot, start_us - 1)
-        fire = plan.next_fire(before.last.slot if before else first.slot)
-        slots = max(0, slots - 1 - (before.slots if before else 0))
-    while fire is not None and slots:
-        yield fire
-        fire, slots = plan.next_fire(fire.slot), slots - 1
 
 
 def bounds_us(start: int | None, end: int | None, task: Task, now_us: int) -> tuple[int, int]:

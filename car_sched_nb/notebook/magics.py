@@ -262,7 +262,9 @@ def _outputs(magics: CarMagics, words: list[str]) -> Any:
     return verbs.outputs(*words)
 
 
-_HISTORY_OPTIONS = {"--last": "since", "--since": "since", "--until": "until", "--status": "status", "--limit": "limit"}
+_HISTORY_OPTIONS = {
+    f"--{name}": {"last": "since"}.get(name, name) for name in "last since until status runner limit".split()
+}
 
 
 def _history(magics: CarMagics, words: list[str]) -> Any:
@@ -270,7 +272,9 @@ def _history(magics: CarMagics, words: list[str]) -> Any:
     given: dict[str, Any] = dict(pairs)
     if "limit" in given:
         given["limit"] = _whole(given["limit"], "--limit")
-    return verbs.history(names or None, **given)
+    from car_sched_nb.frames.shown import ReadableHistory
+
+    return ReadableHistory(verbs.history(names or None, **given))
 
 
 def _whole(text: str, option: str) -> int:
@@ -286,9 +290,21 @@ def _dashboard(magics: CarMagics, words: list[str]) -> Any:
 
 
 def _preview(magics: CarMagics, words: list[str]) -> Any:
-    if not 1 <= len(words) <= 2:
+    if len(words) > 2:
         raise InvalidInput(f"write: %car {VERBS['preview'].usage}")
-    return verbs.preview(words[0], _whole(words[1], "N") if len(words) == 2 else 10)
+    return verbs.preview(words[0] if words else None, _whole(words[1], "N") if len(words) == 2 else None)
+
+
+def _slots(magics: CarMagics, words: list[str]) -> Any:
+    names, given = _words_and_options("slots", words, {"--start": "start", "--end": "end"})
+    return verbs.slots(_one("slots", names), **dict(given))
+
+
+def _summary(magics: CarMagics, words: list[str]) -> Any:
+    names, given = _words_and_options("summary", words, {"--since": "since", "--last": "since"})
+    if names:
+        raise InvalidInput(f"write: %car {VERBS['summary'].usage}")
+    return verbs.summary(**dict(given))
 
 
 def _namespace(magics: CarMagics, words: list[str]) -> None:
@@ -393,12 +409,21 @@ VERBS: dict[str, Verb] = {
         "outputs NAME [EXECUTION_ID]", "the same with tables and pictures, drawn again", _outputs, takes_task=True
     ),
     "history": Verb(
-        "history [NAME ...] [--last DUR] [--since T] [--until T] [--status S] [--limit N]",
+        "history [NAME ...] [--last DUR] [--since T] [--until T] [--status S] [--runner R] [--limit N]",
         "executions as a DataFrame",
         _history,
         takes_task=True,
     ),
-    "preview": Verb("preview NAME [N]", "the next planned slots", _preview, takes_task=True),
+    "preview": Verb(
+        "preview [NAME] [N]",
+        "the next planned slots, of one task or of all in the order of time",
+        _preview,
+        takes_task=True,
+    ),
+    "slots": Verb(
+        "slots NAME [--start T] [--end T]", "each planned slot and what became of it", _slots, takes_task=True
+    ),
+    "summary": Verb("summary [--last DUR]", "a row a task: served, failed, missed, errors, what is next", _summary),
     "dashboard": Verb("dashboard", "live status and buttons", _dashboard),
     "namespace": Verb("namespace [NAME]", "whose tasks these are; with a name, pin it in the first cell", _namespace),
     "config": Verb(

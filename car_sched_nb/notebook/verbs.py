@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from car_sched_nb import options
-from car_sched_nb.errors import InvalidInput, SchedulerClosed
-from car_sched_nb.model import LIVE, Execution, Task
+from car_sched_nb.durations import parse_duration
+from car_sched_nb.errors import InvalidInput, SchedulerClosed, UnknownTask
+from car_sched_nb.model import LIVE, Execution, Task, to_us
 from car_sched_nb.notebook import configure
 from car_sched_nb.notebook import outputs as written
 from car_sched_nb.notebook.namespace import Namespace, notebook_path
@@ -17,15 +18,18 @@ from car_sched_nb.notebook.session import KernelScheduler, Session, current_sess
 from car_sched_nb.notebook.transcript import Transcript
 from car_sched_nb.runners.base import current_runtime
 from car_sched_nb.store import records
+from car_sched_nb.when import parse_instant, parse_when
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     import pandas as pd
 
+    from car_sched_nb.frames.history import Instant
     from car_sched_nb.notebook.artifact import Artifact
     from car_sched_nb.runners.local_files import ModelFile
     from car_sched_nb.runners.mail import Mailbox, State
+    from car_sched_nb.store.sqlite import SqliteStore
 
 
 def scheduler() -> KernelScheduler:
@@ -243,17 +247,36 @@ def transcript(execution: Execution | str, execution_id: str | None = None) -> T
 
 def history(
     task: str | Sequence[str] | None = None,
-    since: str | datetime | None = None,
-    until: str | datetime | None = None,
+    since: Instant | None = None,
+    until: Instant | None = None,
     status: str | Sequence[str] | None = None,
+    runner: str | Sequence[str] | None = None,
     limit: int | None = None,
+    columns: Sequence[str] | None = None,
     store: str | None = None,
     namespace: str | None = None,
 ) -> pd.DataFrame:
     """Return executions as a DataFrame indexed by `execution_id`, oldest first.
 
     Without `store` and `namespace` those of this notebook; with a store, or outside a notebook, those of every
-    namespace. See `car_sched_nb.frames.history` for the filters.
+    namespace.
+
+    Parameters
+    ----------
+    task, status, runner
+        One or several; a task's name may be a pattern: `load-*`.
+    since, until
+        Bounds on `scheduled_at`, the first included: a datetime or Timestamp, "2026-11-23 09:00", or a length back
+        from now such as "7d". What is naive is local time.
+    limit
+        Only the newest so many.
+    columns
+        Only these, in this order; quicker and smaller.
+
+    Raises
+    ------
+    UnknownTask, InvalidInput
+        For a name or a value that does not fit, with what to type.
     """
     from car_sched_nb import frames
 
@@ -265,9 +288,81 @@ def history(
             since=since,
             until=until,
             status=status,
+            runner=runner,
             limit=limit,
-            now_us=time.time_ns() // 1000,
+            columns=columns,
+            now_us=_now_us(),
         )
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1000
+
+
+def slots(
+    name: str,
+    start: Instant | None = None,
+    end: Instant | None = None,
+    store: str | None = None,
+    namespace: str | None = None,
+) -> pd.DataFrame:
+    """Return every planned slot of a task in a period with what became of it, a row each, indexed by `slot`.
+
+    `status` is that of the slot's last attempt, `missed` or `skipped` with the reason, `due` when it is planned and
+    not settled yet, or `to_come`. The period is from the task's definition until now when it is not given; its end
+    is not part of it.
+
+    Raises
+    ------
+    UnknownTask, InvalidInput
+        For a name or a value that does not fit, and for more than a million slots.
+    """
+    from car_sched_nb import frames
+
+    with _opened(store, namespace) as (opened, space):
+        found = _task_of(opened, space, name)
+        now_us, zone = _now_us(), found.tz or None
+        assert found.created_at is not None
+        start_us = parse_instant(start, now_us=now_us, zone=zone)
+        end_us = parse_instant(end, now_us=now_us, zone=zone)
+        start_us = to_us(found.created_at) if start_us is None else start_us
+        end_us = now_us + 1 if end_us is None else end_us
+        if end_us < start_us:
+            raise InvalidInput(f"start ({start}) is after end ({end}); swap them")
+        return frames.slots(opened, found, start_us, end_us, now_us)
+
+
+def _task_of(opened: SqliteStore, space: str | None, name: str) -> Task:
+    if space is not None:
+        return records.get(opened, space, name)
+    found = [task for task in records.tasks(opened) if task.name == name]
+    if len(found) > 1:
+        spaces = ", ".join(repr(task.namespace) for task in found)
+        raise InvalidInput(f"several notebooks have a task {name!r}; say whose: namespace= one of {spaces}")
+    if not found:
+        raise UnknownTask(name, {task.name for task in records.tasks(opened)})
+    return found[0]
+
+
+def summary(since: Instant = "3d", store: str | None = None, namespace: str | None = None) -> pd.DataFrame:
+    """Return what became of each task's slots since an instant, a row a task: served, failed, missed, errors, next."""
+    from car_sched_nb import frames
+
+    with _opened(store, namespace) as (opened, space):
+        since_us = parse_instant(since, now_us=_now_us())
+        assert since_us is not None
+        return frames.summary(opened, space, since_us)
+
+
+def answers(task: str | Sequence[str], store: str | None = None, namespace: str | None = None) -> pd.DataFrame:
+    """Return the answers of tasks that are JSON, as an agent's with `--output-type`: their keys are columns.
+
+    Indexed by `execution_id`, oldest first, after the columns `task` and `scheduled_at`.
+    """
+    from car_sched_nb import frames
+
+    with _opened(store, namespace) as (opened, space):
+        return frames.answers(opened, frames.ids_of(opened, space, task))
 
 
 def tasks(store: str | None = None, namespace: str | None = None) -> pd.DataFrame:
@@ -296,11 +391,49 @@ def help(verb: str | None = None) -> None:  # noqa: A001 - the same
     current_session().shell.run_line_magic("car", f"help {verb or ''}")
 
 
-def preview(name: str, n: int = 10) -> pd.DataFrame:
-    """Return the next `n` planned slots of a task, in UTC and in its zone."""
+def preview(
+    task: str | Sequence[str] | None = None,
+    n: int | None = None,
+    until: Instant | None = None,
+    store: str | None = None,
+    namespace: str | None = None,
+) -> pd.DataFrame:
+    """Return the next planned slots in the order of time, of one task, of several, or of all.
+
+    Parameters
+    ----------
+    n
+        So many of each task, 10 when neither this nor `until` is given.
+    until
+        All that lie before: "in 2h", "tomorrow 09:00", a datetime.
+
+    `in_minute` tells how many of them lie in the same minute: `preview(until="in 7d").nlargest(5, "in_minute")`.
+    """
     from car_sched_nb import frames
 
-    return frames.preview(task(name), time.time_ns() // 1000, n)
+    now_us = _now_us()
+    until_us = None if until is None else parse_end(until, now_us)
+    with _opened(store, namespace) as (opened, space):
+        names = None if task is None else {task} if isinstance(task, str) else {*task}
+        known = records.tasks(opened, space)
+        for name in names or ():
+            if name not in {one.name for one in known}:
+                raise UnknownTask(name, [one.name for one in known])
+        chosen = [one for one in known if names is None or one.name in names]
+        return frames.preview(chosen, now_us, 10 if n is None and until is None else n, until_us)
+
+
+def parse_end(until: Instant, now_us: int) -> int:
+    """Return an instant ahead; a bare length is from now on."""
+    text = until.strip() if isinstance(until, str) else None
+    if text is not None:
+        try:
+            return now_us + parse_duration(text)
+        except InvalidInput:
+            return parse_when(text, now_us=now_us)
+    found = parse_instant(until, now_us=now_us)
+    assert found is not None
+    return found
 
 
 def _opened(store: str | None, namespace: str | None) -> Any:

@@ -54,6 +54,7 @@ STEPS = (
     ALTER TABLE outputs ADD COLUMN marks TEXT;
     ALTER TABLE outputs ADD COLUMN transcript TEXT;
     ALTER TABLE outputs ADD COLUMN artifact TEXT;
+    CREATE INDEX by_time ON executions (scheduled_at);
     CREATE TABLE settings (namespace TEXT NOT NULL, name TEXT NOT NULL, value TEXT NOT NULL,
         PRIMARY KEY (namespace, name)) WITHOUT ROWID;
     CREATE INDEX failing ON tasks (failures) WHERE failures > 0;

@@ -196,11 +196,11 @@ async def test_tasks_have_their_columns_and_dtypes(store: SqliteStore, fill: Cal
 async def test_a_preview_shows_the_next_slots_in_utc_and_local_time(store: SqliteStore):
     async with running(store, clock=clock_at()) as s:
         task = await s.add(cron("30 9 * * *", "Europe/Paris"))
-        frame = frames.preview(task, NOW, 3)
+        frame = frames.preview([task], NOW, 3)
         assert list(frame["slot"]) == ["20261124T083000Z", "20261125T083000Z", "20261126T083000Z"]
         assert str(frame["scheduled_at"].dtype) == INSTANT
         assert [t.strftime("%H:%M") for t in frame["local"]] == ["09:30"] * 3
-        assert len(frames.preview(task, NOW, 0)) == 0
-        assert len(frames.preview(await s.add(agent("by-hand")), NOW)) == 0
+        assert len(frames.preview([task], NOW, 0)) == 0
+        assert len(frames.preview([await s.add(agent("by-hand"))], NOW)) == 0
         with pytest.raises(InvalidInput):
-            frames.preview(task, NOW, -1)
+            frames.preview([task], NOW, -1)

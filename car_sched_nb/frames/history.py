@@ -1,0 +1,240 @@
+"""The history as a DataFrame: its columns, their dtypes, and what part of it is asked for."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+from collections.abc import Callable, Iterable, Sequence
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from car_sched_nb.errors import InvalidInput, UnknownTask, nearest
+from car_sched_nb.frames import dtypes
+from car_sched_nb.frames.scan import Column, scan
+from car_sched_nb.model import Cause, Status, Trigger
+from car_sched_nb.store.sqlite import SqliteStore
+from car_sched_nb.when import parse_instant
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    import pandas as pd
+
+    Instant = str | datetime | pd.Timestamp
+    """What bounds a period: an aware or local instant, text such as "7d" or "2026-11-23 09:00"."""
+
+_PATTERN = frozenset("*?[")
+
+
+class _Known(NamedTuple):
+    """What the rows name by id: task names, their namespaces, and owners."""
+
+    tasks: dict[str, str]
+    spaces: dict[str, str]
+    owners: dict[str, str]
+
+
+class _Shown(NamedTuple):
+    """A column of the frame: what is read for it, and how that becomes it."""
+
+    read: Column
+    make: Callable[[Any, _Known], Any]
+
+
+def _text(sql: str, *, usual: str | None = "NULL") -> _Shown:
+    return _Shown(Column(sql, "text", usual), lambda read, known: dtypes.texts(read))
+
+
+def _named(sql: str, names: Callable[[_Known], dict[str, str]]) -> _Shown:
+    return _Shown(Column(sql, "code"), lambda read, known: dtypes.few_texts(read, names(known)))
+
+
+def _one_of(sql: str, kind: type[StrEnum], usual: str | None = None) -> _Shown:
+    return _Shown(Column(sql, "code", usual), lambda read, known: dtypes.category(read, kind))
+
+
+def _whole(sql: str, usual: str | None = None) -> _Shown:
+    return _Shown(Column(sql, "int", usual), lambda read, known: read)
+
+
+def _number(sql: str, dtype: str) -> _Shown:
+    return _Shown(Column(sql, "number", "NULL"), lambda read, known: dtypes.nullable(read, dtype))
+
+
+_INSTANT = _Shown(Column("", "maybe"), lambda read, known: dtypes.instants(read))
+_LENGTH = _Shown(Column("", "maybe"), lambda read, known: dtypes.lengths(read))
+_FEW = _Shown(Column("", "code"), lambda read, known: dtypes.few_texts(read))
+
+
+def _as(shown: _Shown, sql: str) -> _Shown:
+    return shown._replace(read=shown.read._replace(sql=sql))
+
+
+COLUMNS: dict[str, _Shown] = {
+    "execution_id": _text("e.execution_id", usual=None),
+    "task_id": _as(_FEW, "e.task_id"),
+    "task": _named("e.task_id", lambda known: known.tasks),
+    "namespace": _named("e.task_id", lambda known: known.spaces),
+    "trigger": _one_of("e.trigger", Trigger),
+    "slot": _text("e.slot", usual=None),
+    "attempt": _whole("e.attempt", "1"),
+    "status": _one_of("e.status", Status),
+    "scheduled_at": _as(_INSTANT, "e.scheduled_at"),
+    "started_at": _as(_INSTANT, "e.started_at"),
+    "finished_at": _as(_INSTANT, "e.finished_at"),
+    "duration": _as(_LENGTH, "e.duration"),
+    "lateness": _as(_LENGTH, "e.started_at - e.scheduled_at"),
+    "slots": _whole("e.slots", "1"),
+    "cause": _one_of("e.cause", Cause, "'slot'"),
+    "reason": _text("coalesce(e.reason, e.wait_reason)"),
+    "version": _whole("e.version"),
+    "params": _Shown(Column("e.params", "text", "NULL"), lambda read, known: dtypes.mappings(read)),
+    "runner": _as(_FEW, "e.runner"),
+    "executor": _as(_FEW, "e.executor"),
+    "owner": _named("e.owner", lambda known: known.owners),
+    "answer": _text("e.answer", usual=None),
+    "error": _text("e.error"),
+    "error_type": _text("e.error_type"),
+    "turns": _number("e.turns", "Int64"),
+    "tool_calls": _number("e.tool_calls", "Int64"),
+    "tokens_in": _number("e.tokens_in", "Int64"),
+    "tokens_out": _number("e.tokens_out", "Int64"),
+    "cost": _number("e.cost", "Float64"),
+    "model": _text("e.model"),
+}
+
+
+def history(
+    store: SqliteStore,
+    *,
+    namespace: str | None = None,
+    task: str | Sequence[str] | None = None,
+    since: Instant | None = None,
+    until: Instant | None = None,
+    status: str | Sequence[str] | None = None,
+    runner: str | Sequence[str] | None = None,
+    limit: int | None = None,
+    columns: Sequence[str] | None = None,
+    now_us: int,
+) -> pd.DataFrame:
+    """Return executions as a DataFrame indexed by `execution_id`, oldest first.
+
+    Parameters
+    ----------
+    namespace
+        None for every notebook's.
+    task, status, runner
+        One or several; a task's name may be a pattern: `load-*`.
+    since, until
+        Bounds on `scheduled_at`, the first included: a datetime or Timestamp, "2026-11-23 09:00", or a length back
+        from now such as "7d". What is naive is local time.
+    limit
+        Only the newest so many.
+    columns
+        Only these, in this order; quicker and smaller.
+
+    Raises
+    ------
+    UnknownTask, InvalidInput
+        For a name or a value that does not fit, with what to type.
+    """
+    import pandas as pd
+
+    shown = _chosen(columns)
+    where, bound = filters(store, namespace, task, since, until, status, runner, now_us)
+    source = f"FROM executions e WHERE {where}"
+    if limit is not None:
+        if limit < 0:
+            raise InvalidInput(f"limit is a whole number from 0, not {limit}")
+        newest = f"SELECT e.seq {source.replace('{i}', '')} ORDER BY e.seq DESC LIMIT ?"
+        source, bound = f"FROM executions e WHERE e.seq IN ({newest})", [*bound, limit]
+    wanted = list(dict.fromkeys(one.read for one in shown.values()))
+    read = dict(zip(wanted, scan(store, source, bound, wanted), strict=True))
+    known = _known(store)
+    made: dict[str, Any] = {}
+    for column in wanted:
+        array = read.pop(column)  # what was read is let go as soon as it is a column
+        made |= {name: one.make(array, known) for name, one in shown.items() if one.read == column}
+    made = {name: made[name] for name in shown}
+    index = pd.Index(made.pop("execution_id"), name="execution_id")
+    return pd.DataFrame(made, index=index, copy=False)
+
+
+def _chosen(columns: Sequence[str] | None) -> dict[str, _Shown]:
+    if columns is None:
+        return COLUMNS
+    names = [columns] if isinstance(columns, str) else list(columns)
+    for name in names:
+        if name not in COLUMNS:
+            listed = ", ".join(COLUMNS)
+            raise InvalidInput(f"no column is named {name!r}{nearest(name, COLUMNS, none=';')} there are {listed}")
+    return {name: COLUMNS[name] for name in dict.fromkeys(["execution_id", *names])}
+
+
+def _known(store: SqliteStore) -> _Known:
+    tasks = store.rows("SELECT id, name, namespace FROM tasks")
+    owners = store.rows("SELECT id, name FROM owners")
+    return _Known({id_: name for id_, name, _ in tasks}, {id_: space for id_, _, space in tasks}, dict(owners))
+
+
+def filters(
+    store: SqliteStore,
+    namespace: str | None,
+    task: str | Sequence[str] | None,
+    since: Instant | None,
+    until: Instant | None,
+    status: str | Sequence[str] | None,
+    runner: str | Sequence[str] | None,
+    now_us: int,
+) -> tuple[str, list[Any]]:
+    """Return a condition on `executions e`, for `scan`, and what is bound in it."""
+    parts: list[str] = ["TRUE"]
+    bound: list[Any] = []
+
+    def among(column: str, values: Iterable[str]) -> None:
+        parts.append(f"{column} IN (SELECT value FROM json_each(?))")
+        bound.append(json.dumps(list(values)))
+
+    if task is not None:
+        among("e.task_id", ids_of(store, namespace, task))
+    elif namespace is not None:
+        others = store.rows("SELECT 1 FROM tasks WHERE namespace != ? LIMIT 1", namespace)
+        if others:
+            among("{i}e.task_id", [row[0] for row in store.rows("SELECT id FROM tasks WHERE namespace = ?", namespace)])
+    bounds = [None if one is None else parse_instant(one, now_us=now_us) for one in (since, until)]
+    for at_us, sign in zip(bounds, (">=", "<"), strict=True):
+        if at_us is not None:
+            parts.append(f"{{i}}e.scheduled_at {sign} ?")
+            bound.append(at_us)
+    if bounds[0] is not None and bounds[1] is not None and bounds[0] > bounds[1]:
+        raise InvalidInput(f"since ({since}) is after until ({until}); swap them")
+    if status is not None:
+        states = _several(status)
+        for state in states:
+            if state not in list(Status):
+                listed = ", ".join(Status)
+                raise InvalidInput(f"no status is named {state!r}{nearest(state, Status, none=';')} there are {listed}")
+        among("+e.status", states)
+    if runner is not None:
+        among("e.runner", _several(runner))
+    return " AND ".join(parts), bound
+
+
+def _several(given: str | Iterable[str]) -> list[str]:
+    return [str(given)] if isinstance(given, str) else [str(one) for one in given]
+
+
+def ids_of(store: SqliteStore, namespace: str | None, task: str | Iterable[str]) -> list[str]:
+    """Return the ids of tasks by their names or patterns; a deleted task's history stays, so its name is known too."""
+    sql, bound = "SELECT id, name FROM tasks", []
+    if namespace is not None:
+        sql, bound = f"{sql} WHERE namespace = ?", [namespace]
+    found = store.rows(sql, *bound)
+    known = sorted({name for _, name in found})
+    wanted: set[str] = set()
+    for name in _several(task):
+        matching = fnmatch.filter(known, name) if _PATTERN & {*name} else [one for one in known if one == name]
+        if not matching:
+            raise UnknownTask(name, known)
+        wanted.update(matching)
+    return [id_ for id_, name in found if name in wanted]

@@ -1,0 +1,209 @@
+"""Many rows out of SQLite as columns: fast, small, and without holding up the engine.
+
+A row as a tuple of Python objects costs microseconds and a lock that the engine wants too. Here SQLite itself joins
+each column of many rows into one text (`group_concat`), in one step that needs no lock of Python's, and numpy and
+Arrow take the texts apart. A second SQLite library on the same file would break its locks, so that is no way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from car_sched_nb.errors import StoreError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+
+    from car_sched_nb.store.sqlite import SqliteStore
+
+CHUNK = 20_000
+"""Rows that one statement joins: their texts stay far below SQLite's limit of a billion bytes, and small in memory."""
+
+FEW = 50_000
+"""Up to so many rows are found by the filter's index; for more of them the whole table is read."""
+
+_THREADS = 2
+Kind = Literal["int", "maybe", "number", "text", "code"]
+Array = Any  # np.ndarray | pa.ChunkedArray
+
+
+class Column(NamedTuple):
+    """An SQL expression and how it is read.
+
+    `int` is never NULL, `maybe` has numpy's "not a time" for NULL, `number` is a double or NULL, `text` has no NUL
+    and is NULL when empty, `code` the same with few different ones. `usual` is what most rows have, as an SQL literal:
+    only the others are read then.
+    """
+
+    sql: str
+    kind: Kind
+    usual: str | None = None
+
+
+def scan(store: SqliteStore, source: str, bound: Sequence[Any], columns: Sequence[Column]) -> list[Array]:
+    """Return columns of executions in the order of their `seq`; from any thread.
+
+    Parameters
+    ----------
+    source
+        `FROM executions e WHERE ...`, with `?` for `bound`, and `{i}` before each column whose index is of no use when
+        much of the table is read.
+
+    Returns
+    -------
+    list
+        An array for each column: numpy int64 for `int` and `maybe`, else a `pyarrow.ChunkedArray` of large strings,
+        dictionaries of them, or doubles.
+
+    Raises
+    ------
+    StoreError
+        When the store cannot be read.
+    """
+    indexed = source.replace("{i}", "")
+    if store.rows(f"SELECT count(*) {indexed}", *bound)[0][0] <= FEW:
+        # Each of these rows is far from the next: it is read once, with all of its columns.
+        pieces = [_piece(store, indexed, bound, [column._replace(usual=None) for column in columns])]
+    else:
+        ranged = source.replace("{i}", "+") + " AND e.seq BETWEEN ? AND ?"
+        first, last = store.rows(f"SELECT min(e.seq), max(e.seq) {source.replace('{i}', '+')}", *bound)[0]
+        read = partial(_piece, store, ranged, bound, columns)
+        ranges = [(low, min(low + CHUNK - 1, last)) for low in range(first, last + 1, CHUNK)]
+        with ThreadPoolExecutor(_THREADS, thread_name_prefix="car-scan") as pool:
+            pieces = list(pool.map(read, ranges))
+    pieces = [piece[::-1] for piece in pieces]
+    # Each is taken out of its pieces: nothing is there twice for longer than a column takes.
+    return [_joined([piece.pop() for piece in pieces], column.kind) for column in columns]
+
+
+def _piece(
+    store: SqliteStore, where: str, bound: Sequence[Any], columns: Sequence[Column], seqs: tuple[int, ...] = ()
+) -> list[Array]:
+    """Read rows, of a range of `seq` when there is one."""
+    values = (*bound, *seqs)
+    dense = [column for column in columns if column.usual is None]
+    sparse = [column for column in columns if column.usual is not None]
+    rows, *found = _read(store, where, values, dense)
+    order = None
+    if len(rows) > 1 and not (rows[1:] > rows[:-1]).all():
+        order = rows.argsort()
+        rows, found = rows[order], [_taken(one, order) for one in found]
+    filled = iter(_unusual(store, where, values, sparse, rows))
+    dense_found = iter(found)
+    return [next(dense_found if column.usual is None else filled) for column in columns]
+
+
+def _read(store: SqliteStore, where: str, values: Sequence[Any], columns: Sequence[Column]) -> list[Array]:
+    """Return `seq` and the columns of the rows that are found, in any order."""
+    wanted = [Column("e.seq", "int"), *columns]
+    texts = ", ".join(f"CAST({_SQL[column.kind].format(column.sql)} AS BLOB)" for column in wanted)
+    count, *joined = store.rows(f"SELECT count(*), {texts} {where}", *values)[0]
+    return [_READ[column.kind](text or b"", count) for column, text in zip(wanted, joined, strict=True)]
+
+
+def _unusual(
+    store: SqliteStore, where: str, values: Sequence[Any], columns: Sequence[Column], rows: np.ndarray[Any, Any]
+) -> list[Array]:
+    """Read the columns that mostly have their usual value, where they have another."""
+    import numpy as np
+    import pyarrow as pa
+
+    if not columns:
+        return []
+    other = " OR ".join(f"{column.sql} IS NOT {column.usual}" for column in columns)
+    seqs, *found = _read(store, f"{where} AND ({other})", values, columns)
+    at = np.searchsorted(rows, seqs)
+    filled: list[Array] = []
+    places: pa.Array | None = None
+    for column, one in zip(columns, found, strict=True):
+        if column.kind in ("int", "maybe"):
+            whole = np.full(len(rows), int(str(column.usual)), np.int64)
+            whole[at] = one
+            filled.append(whole)
+            continue
+        if places is None:
+            index = np.full(len(rows), -1, np.int64)
+            index[at] = np.arange(at.size)
+            places = pa.array(index, mask=index < 0)
+        taken = one.take(places)
+        if column.usual != "NULL":
+            taken = taken.cast(pa.large_string()).fill_null(str(column.usual).strip("'"))
+            taken = taken.dictionary_encode() if column.kind == "code" else taken
+        filled.append(taken)
+    return filled
+
+
+def _taken(one: Array, order: np.ndarray[Any, Any]) -> Array:
+    import numpy as np
+    import pyarrow as pa
+
+    return one[order] if isinstance(one, np.ndarray) else one.take(pa.array(order))
+
+
+_SQL = {
+    "int": "group_concat({0})",
+    "maybe": "group_concat(coalesce({0}, -9223372036854775808))",
+    "number": "group_concat(coalesce({0}, ''), char(0))",
+    "text": "group_concat(coalesce({0}, ''), char(0))",
+    "code": "group_concat(coalesce({0}, ''), char(0))",
+}
+
+
+def _integers(text: bytes, count: int) -> np.ndarray[Any, Any]:
+    import numpy as np
+
+    found = np.fromstring(text, np.int64, sep=",") if count else np.empty(0, np.int64)
+    if len(found) != count:
+        raise StoreError("a number of the history is none: its store was written by another program")
+    return found
+
+
+def _texts(text: bytes, count: int) -> pa.Array:
+    """Take a joined text apart; what is empty is NULL."""
+    import numpy as np
+    import pyarrow as pa
+
+    if len(text) < max(count, 1):  # the separators alone
+        return pa.nulls(count, pa.large_string())
+    joined = np.frombuffer(text, np.uint8)
+    ends = np.flatnonzero(joined == 0)
+    if len(ends) != count - 1:
+        raise StoreError("a text of the history holds a NUL: its store was written by another program")
+    offsets = np.empty(count + 1, np.int64)
+    offsets[0], offsets[-1] = 0, len(joined) - (count - 1)
+    np.subtract(ends, np.arange(count - 1), out=offsets[1:-1])
+    there = offsets[1:] > offsets[:-1]
+    return pa.LargeStringArray.from_buffers(
+        count,
+        pa.py_buffer(offsets),
+        pa.py_buffer(joined[joined != 0]),
+        None if there.all() else pa.py_buffer(np.packbits(there, bitorder="little")),
+    )
+
+
+def _numbers(text: bytes, count: int) -> pa.Array:
+    import pyarrow as pa
+
+    return _texts(text, count).cast(pa.float64())
+
+
+def _codes(text: bytes, count: int) -> pa.Array:
+    return _texts(text, count).dictionary_encode()
+
+
+_READ = {"int": _integers, "maybe": _integers, "number": _numbers, "text": _texts, "code": _codes}
+
+
+def _joined(pieces: list[Array], kind: Kind) -> Array:
+    import numpy as np
+    import pyarrow as pa
+
+    if kind in ("int", "maybe"):
+        return np.concatenate(pieces) if pieces else np.empty(0, np.int64)
+    if kind == "code":
+        return pa.chunked_array(pieces, pa.dictionary(pa.int32(), pa.large_string())).unify_dictionaries()
+    return pa.chunked_array(pieces, pa.float64() if kind == "number" else pa.large_string())
