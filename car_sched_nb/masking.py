@@ -15,6 +15,10 @@ SHORTEST = 4
 """Characters of the shortest value that is masked: a shorter one would turn half of a text into stars."""
 
 
+SHORTEST_LINE = 16
+"""The same of one line of a value that has several: shorter ones, such as `"type": "x",`, are no secret."""
+
+
 class Masker:
     """Replaces every run of characters that belongs to a hidden value by `MASK`.
 
@@ -97,5 +101,8 @@ def forms(value: str) -> set[str]:
     if len(value) < SHORTEST:
         return set()
     found = {value, html.escape(value), json.dumps(value)[1:-1], repr(value)[1:-1], quote(value), quote(value, safe="")}
+    # Each line of a key in several, as a traceback or `grep` shows it alone.
+    lines = {line.strip() for line in value.splitlines()} if len(value.splitlines()) > 1 else set()
     stripped = value.strip()
-    return found | ({stripped} if len(stripped) >= SHORTEST else set())
+    found |= {stripped} if len(stripped) >= SHORTEST else set()
+    return found | {line for line in lines if len(line) >= SHORTEST_LINE}

@@ -6,6 +6,7 @@ import anyio
 import msgspec
 
 from car_sched_nb.engine.edges import Turn
+from car_sched_nb.engine.messages import masked, of_task, secrets_of
 from car_sched_nb.engine.run import Run
 from car_sched_nb.engine.source import RunSource, Told
 from car_sched_nb.errors import BodyFailed
@@ -26,6 +27,11 @@ async def run_command(running: Told, run: Run, turned: Turn, owner: str, error: 
 
     What failed travels in the environment, never inside the command. A cancellation ends all that it started.
     """
+    secrets = secrets_of(of_task(run.task))
+
+    def told(text: str) -> str:  # masked first: half a secret, or one in another form, is not known
+        return clip(" ".join(masked(run.output.masked(text), secrets).split()), _SHOWN)
+
     task = msgspec.structs.replace(
         run.task, prompt=run.task.on_failure, runner="shell", executor="", argv=False, memory="", into="", timeout=""
     )
@@ -35,9 +41,9 @@ async def run_command(running: Told, run: Run, turned: Turn, owner: str, error: 
         try:
             await _shell.run(work)
         except BodyFailed as failed:
-            return clip(" ".join(str(failed).split()), _SHOWN)
+            return told(str(failed))
         except Exception as failed:  # noqa: BLE001 - no shell, no process: told, and the engine goes on
-            return clip(f"{type(failed).__name__}: {failed}", _SHOWN)
+            return told(f"{type(failed).__name__}: {failed}")
     return f"did not end within {TIMEOUT_S:g} s" if limit.cancelled_caught else ""
 
 

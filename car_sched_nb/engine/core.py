@@ -248,8 +248,9 @@ class Engine:
             following = armed.schedule.next_fire(passed.last.slot)
             self._push(armed, following.at_us if following else now_us + _RETRY_US)
             return
-        plan = self._decided(armed, passed, now_us)
-        if plan is not None and plan.run is not None and (used_up := self.used_up(armed)):
+        used_up = self.used_up(armed)
+        plan = self._decided(armed, passed, now_us, may_replace=not used_up)
+        if plan is not None and plan.run is not None and used_up:
             plan = plan.not_run("budget", used_up)
         if plan is not None:
             self._settle(armed, plan, now_us)
@@ -257,7 +258,7 @@ class Engine:
             self._push(armed, now_us + _RETRY_US)
         armed.elsewhere = False
 
-    def _decided(self, armed: Armed, passed: Passed, now_us: int) -> Plan | None:
+    def _decided(self, armed: Armed, passed: Passed, now_us: int, *, may_replace: bool) -> Plan | None:
         """Decide about slots that are due, by the task's overlap; None leaves them for when it is free."""
         overlap, task_id = armed.task.overlap, armed.task.id
         if overlap == "allow":
@@ -268,7 +269,7 @@ class Engine:
             return None if waiting else decide(armed, passed, now_us, busy=False)
         # A queue that an earlier definition left is in the way too.
         busy = bool(self.running.of(task_id)) or armed.elsewhere
-        if overlap == "replace" and busy:
+        if overlap == "replace" and busy and may_replace:
             armed.replacing = True
             self._replace(armed)
         return decide(armed, passed, now_us, busy)
@@ -285,7 +286,7 @@ class Engine:
         """Tell whether a run of a task is going on that a new state has to wait for; `replace` stops it."""
         if armed.task.overlap == "allow" or not self.running.of(armed.task.id):
             return False
-        if armed.task.overlap == "replace":
+        if armed.task.overlap == "replace" and not self.used_up(armed):  # else nothing would come in its place
             self._replace(armed)
         return True
 

@@ -33,6 +33,8 @@ RETRY_S = (5.0, 30.0, 120.0, 600.0, 3600.0, 3 * 3600.0, 6 * 3600.0)
 PING_APART_S = 1.0
 """Seconds between two pings of a task."""
 PING_AGAIN_S = 5.0
+PING_ENDS_S = 2 * targets.PING_S
+"""Seconds after which nobody waits for a ping's answer: its own limit is for each piece of it."""
 
 _LOOK_S = 60.0  # between two looks at what others have left
 _REFUSED_S = 5.0  # until a store that was in trouble is asked again
@@ -240,7 +242,12 @@ class Courier:
         task = ping.task
         del self._pings[task.id]
         self._pinged_s[task.id] = anyio.current_time()
-        attempt = await self._thread.call(partial(targets.ping, task.ping))
+        attempt = Attempt(0, f"the ping ({task.ping})", f"no answer within {PING_ENDS_S:g} s")
+        with anyio.move_on_after(PING_ENDS_S) as limit:
+            attempt = await self._thread.call(partial(targets.ping, task.ping))
+        if limit.cancelled_caught:  # a server that never comes to an end must not keep messages waiting
+            self._thread.end()
+            self._thread = OwnThread("car-courier")
         text = f"{attempt.service}: {attempt.reason}" if attempt.reason else ""
         if text and not ping.tries and task.id not in self._pings:
             due_s = anyio.current_time() + PING_AGAIN_S

@@ -10,12 +10,15 @@ from collections.abc import Callable
 from fnmatch import fnmatchcase
 from typing import Any
 
+import anyio
+
 from car_sched_nb.engine.edges import Notice, Turn
 from car_sched_nb.errors import InvalidInput, nearest
 from car_sched_nb.executors.loop import LoopHost
 from car_sched_nb.loops import OwnThread
 from car_sched_nb.model import NOTICES
 from car_sched_nb.output import Output, clip, current_output
+from car_sched_nb.tracebacks import words_of
 
 MOST = 1_000
 """Calls of a hook that wait; beyond that the oldest are given up."""
@@ -71,8 +74,14 @@ class Hook:
                 await host.run(lambda: self.function(notice), _at_once)
             else:
                 await self._thread.call(lambda: self.function(notice))
-        except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 - the user's; the engine lives on
-            reason = clip(f"{type(error).__name__}: {error}", _SHOWN)
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            cancelled = isinstance(error, anyio.get_cancelled_exc_class())
+            if cancelled and anyio.get_current_task().has_pending_cancellation():
+                raise
+            # Any other is the function's own, SystemExit and a task's that it awaited too: the engine lives on.
+            reason = clip(f"{type(error).__name__}: {words_of(error)}", _SHOWN)
         printed = output.text().strip()
         current_output.set(None)
         if printed:

@@ -208,7 +208,7 @@ class Run:
             duration=self.duration_us,
             answer=clip(masked(output.answer)) if output.answer else None,
             error=outcome.error and masked(outcome.error),
-            error_type=outcome.error_type,
+            error_type=outcome.error_type and masked(outcome.error_type),
             turns=output.turns,
             tool_calls=output.tool_calls,
             tokens_in=output.tokens_in,

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import logging
 import os
+from base64 import b64encode
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 import msgspec
 
@@ -161,7 +162,12 @@ def _fetch(address: str) -> str:
     import urllib.error
     import urllib.request
 
-    request = urllib.request.Request(address, headers={"User-Agent": "car_sched_nb"})  # noqa: S310 - the caller looked
+    parts = urlsplit(address)
+    login, at, place = parts.netloc.rpartition("@")  # left in, it would be looked up as a part of the host's name
+    bare = urlunsplit(parts._replace(netloc=place))
+    request = urllib.request.Request(bare, headers={"User-Agent": "car_sched_nb"})  # noqa: S310 - the caller looked
+    if at:
+        request.add_unredirected_header("Authorization", f"Basic {b64encode(unquote(login).encode()).decode()}")
     try:
         with urllib.request.urlopen(request, timeout=PING_S):  # noqa: S310 - the same
             return ""

@@ -121,8 +121,7 @@ class Telling:
     async def _command(self, run: Run, turned: Turn, error: str) -> None:
         async with self._places:
             reason = await run_command(self._running, run, turned, self._running.owner, error)
-        secrets = secrets_of(of_task(run.task))
-        text = masked(f"its command --on-failure: {reason}", secrets) if reason else ""
+        text = f"its command --on-failure: {reason}" if reason else ""
         self._trouble(f"command:{run.task.id}", run.task, run.execution_id, text)
 
     async def _call(self, hook: Hook) -> None:

@@ -8,9 +8,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple
 
 from car_sched_nb.engine.events import Event
+from car_sched_nb.engine.messages import masked, of_task, secrets_of
 from car_sched_nb.errors import CarError, InvalidInput
 from car_sched_nb.model import Status, Task
-from car_sched_nb.tracebacks import from_body
+from car_sched_nb.tracebacks import from_body, words_of
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -77,7 +78,9 @@ def debug(shell: InteractiveShell, failure: Failure) -> None:
     # The lines as they were: the cell may have been changed since.
     linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)
     try:
-        print(f"{name}: {type(error).__name__}: {error}")
+        # A notebook keeps what a cell prints.
+        said = masked(words_of(error), secrets_of(of_task(failure.task)))
+        print(f"{name}: {type(error).__name__}: {said}")
         _ask(shell, trace)
     finally:
         linecache.cache.pop(filename, None)

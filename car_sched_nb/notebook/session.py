@@ -9,6 +9,7 @@ import inspect
 import os
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -219,7 +220,8 @@ class Session:
 
             def put_and_tell() -> None:
                 put()
-                loop.call_soon_threadsafe(done.set)
+                with suppress(RuntimeError):  # a `--test` in this cell is over, and with it its loop
+                    loop.call_soon_threadsafe(done.set)
 
             _kernel_loop(self.shell).call_soon_threadsafe(put_and_tell)
             try:

@@ -176,7 +176,7 @@ class Conversation:
     def _output(self, answer: str, *, transcript_too: bool = True) -> AgentOutput:
         used, masked = self._used, self._work.runtime.output.masked
         kept = None
-        name = self._model_name or self._model.model_name
+        name = masked(self._model_name or self._model.model_name)
         if transcript_too:
             told = transcript.told(self._messages)
             kept = transcript.as_json(name, self._system, self._prompt, told, masked)
@@ -242,7 +242,7 @@ class _Shown:
 
     def line(self, text: str) -> None:
         self.end_line()
-        one = " ".join(text.split())
+        one = " ".join(self._output.masked(text).split())  # first: half a secret, or one in other words, is not known
         self._output.write((one if len(one) <= _LINE else f"{one[: _LINE - 3]}...") + "\n")
 
 
@@ -262,30 +262,34 @@ def _in_words(error: Exception, work: Work) -> tuple[str, str, str | None]:
     """Return (message, type, traceback) of what went wrong: the status, and the provider's own text."""
     if isinstance(error, BodyFailed):
         return str(error), error.error_type, error.traceback
+
+    def one_line(text: str) -> str:  # masked first: a secret of several lines is not known in one
+        return re.sub(r"\s+", " ", work.runtime.output.masked(text)).strip()
+
     if isinstance(error, exceptions.UsageLimitExceeded):
         said = f"it was not done after {work.task.max_turns} turns; allow more with --max-turns"
-        return (said if "request_limit" in error.message else _one_line(error.message)), _kind(error), None
+        return (said if "request_limit" in error.message else one_line(error.message)), _kind(error), None
     if isinstance(error, exceptions.ModelHTTPError):
-        return f"HTTP {error.status_code} from {error.model_name}: {_provider_text(error.body)}", _kind(error), None
+        return (
+            f"HTTP {error.status_code} from {error.model_name}: {one_line(_provider_text(error.body))}",
+            _kind(error),
+            None,
+        )
     if isinstance(error, exceptions.ContentFilterError):
-        return f"the provider's content filter stopped it: {_one_line(error.message)}", _kind(error), None
+        return f"the provider's content filter stopped it: {one_line(error.message)}", _kind(error), None
     if isinstance(error, exceptions.AgentRunError):
         cause = error.__cause__
-        more = f" ({_one_line(str(cause))})" if cause is not None and str(cause) not in error.message else ""
-        return _one_line(error.message) + more, _kind(error), None
+        more = f" ({one_line(str(cause))})" if cause is not None and str(cause) not in error.message else ""
+        return one_line(error.message) + more, _kind(error), None
     if isinstance(error, exceptions.UserError):
-        return _one_line(str(error)), _kind(error), None
+        return one_line(str(error)), _kind(error), None
     raise error
 
 
 def _provider_text(body: object) -> str:
     inner = body.get("error", body) if isinstance(body, dict) else body
     text = inner.get("message", inner) if isinstance(inner, dict) else inner
-    return _one_line(str(text)) if text else "no text"
-
-
-def _one_line(text: str) -> str:
-    return re.sub(r"\s+", " ", text).strip()
+    return str(text) if text else "no text"
 
 
 def _kind(error: Exception) -> str:

@@ -77,6 +77,11 @@ def choice(task: Task, default: str) -> Choice:
         raise InvalidInput(_NO_MODEL)
     if task.base_url:
         _check_url(task.base_url)
+        if name.startswith("anthropic:"):
+            raise InvalidInput(
+                "--base-url is for servers that speak as OpenAI's do; for another address of Anthropic's "
+                "set ANTHROPIC_BASE_URL and leave --base-url away"
+            )
     elif ":" not in name and name not in (LOCAL, "test"):
         raise InvalidInput(f"--model needs the provider too: openai:{name}, anthropic:{name}, or --base-url URL")
     if task.key_env and not re.fullmatch(r"[A-Za-z_]\w*", task.key_env):
@@ -88,8 +93,10 @@ def _check_url(url: str) -> None:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.netloc:
         raise InvalidInput(f"--base-url is where a server answers, such as http://localhost:11434/v1, not {url!r}")
-    if parts.username or parts.password:
-        raise InvalidInput("--base-url must hold no password: it would be stored; name its variable with --key-env")
+    if parts.username or parts.password or parts.query:
+        raise InvalidInput(
+            "--base-url must hold no password or key: it would be stored; name its variable with --key-env"
+        )
 
 
 def _variables(chosen: Choice) -> tuple[str, ...]:

@@ -9,7 +9,8 @@ import inspect
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import Any
+from types import UnionType
+from typing import Any, get_type_hints
 
 import anyio
 
@@ -20,6 +21,7 @@ from car_sched_nb.loops import soon_caller
 from car_sched_nb.output import Output, current_output
 from car_sched_nb.runners.base import Runtime, current_runtime
 from car_sched_nb.runners.prompts import as_text, is_table
+from car_sched_nb.tracebacks import words_of
 
 RETRIES = 3
 """How often in a row a model may try a tool again that failed."""
@@ -34,6 +36,22 @@ def _called(tool: Any) -> Any:
     """Return what has a tool's signature, docstring and types: of an object that can be called, its `__call__`."""
     is_plain = inspect.isroutine(tool) or inspect.isclass(tool) or isinstance(tool, functools.partial)
     return tool if is_plain else tool.__call__
+
+
+def _inmost(tool: Any) -> Any:
+    """Return what a tool is under its partials."""
+    found = _called(tool)
+    while isinstance(found, functools.partial):
+        found = _called(found.func)
+    return found
+
+
+def _types(tool: Any) -> dict[str, Any]:
+    """Return the types of a tool's arguments; in words only where they can be looked up by its wrapper."""
+    inmost = _inmost(tool)
+    if inspect.isclass(inmost) or inmost is not _called(tool):
+        return get_type_hints(inmost.__init__ if inspect.isclass(inmost) else inmost, include_extras=True)
+    return getattr(inmost, "__annotations__", None) or {}  # a builtin has none
 
 
 class Desk:
@@ -157,7 +175,8 @@ class Toolbox:
 
         call.__name__ = name
         # What it returns is told as text: no schema of it is wanted, and of a DataFrame there is none.
-        call.__annotations__ = {arg: kind for arg, kind in call.__annotations__.items() if arg != "return"}
+        call.__annotations__ = {arg: kind for arg, kind in _types(tool).items() if arg != "return"}
+        call.__doc__ = _inmost(tool).__doc__
         return call
 
     async def _made(self, name: str, make: Callable[[], Awaitable[Any]]) -> Any:
@@ -178,7 +197,7 @@ class Toolbox:
         # What pydantic-ai's own exceptions ask for is the tool's business.
         if isinstance(error, exceptions.ModelRetry | exceptions.ToolFailed | exceptions.CallDeferred):
             raise error
-        said = self._output.masked(f"{type(error).__name__}: {error}")
+        said = self._output.masked(f"{type(error).__name__}: {words_of(error)}")
         trace = self._output.masked("".join(traceback.format_exception(error)))
         self.failed[name] = failed = BodyFailed(f"the tool {name} failed: {said}", type(error).__name__, trace)
         if not isinstance(error, Exception):
@@ -236,13 +255,16 @@ def type_of(text: str, names: Mapping[str, Any]) -> Any:
         tree = ast.parse(text.strip(), mode="eval").body
     except SyntaxError:
         raise InvalidInput(f"--output-type names a type: MyModel, list[MyModel], int; not {text!r}") from None
-    return _type(tree, names, text)
+    try:
+        return _type(tree, names, text)
+    except (TypeError, IndexError) as error:  # `int[str]`, `list[()]`
+        raise InvalidInput(f"--output-type {text}: {error}") from None
 
 
 def _type(node: ast.expr, names: Mapping[str, Any], text: str) -> Any:
     if isinstance(node, ast.Name):
         known = names[node.id] if node.id in names else _PLAIN[node.id]
-        if isinstance(known, type) or hasattr(known, "__origin__") or hasattr(known, "__value__"):
+        if isinstance(known, type | UnionType) or hasattr(known, "__origin__") or hasattr(known, "__value__"):
             return known
     elif isinstance(node, ast.Constant) and node.value is None:
         return None

@@ -69,3 +69,12 @@ def test_it_streams_and_is_cancelled_while_a_cell_sleeps(kernel: Kernel, server:
     assert "seen: thinking" in text
     assert "1 cancelled cancelled True" in text
     kernel.wait_until(lambda: bool(server.hung_up_at))
+
+
+def test_an_agent_is_tried_in_its_cell_with_a_tool_and_a_result(kernel: Kernel, server: ModelServer):
+    server.answers(calls(("ask", {"whom": "Ana"})), calls(("final_result", {"item": "tea", "count": 3})))
+    options = f"--test --runner agent --base-url {server.url} --tools ask --output-type Order --into order"
+    tried = kernel.run(f"%%car_task shop {options}\nWhat is missing?")
+    assert (tried.error, "asking Ana on True" in tried.text) == ("", True)
+    assert kernel.run("print(order, len(car.history()))").text.strip() == "item='tea' count=3 0"
+    assert kernel.strays() == []

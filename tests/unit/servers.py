@@ -27,6 +27,7 @@ class Web:
     def __init__(self) -> None:
         self.port = free_port()
         self.requests: list[tuple[str, str]] = []
+        self.logins: list[str | None] = []
         self.messages: list[dict[str, Any]] = []
         self.status = 200
         self._server: ThreadingHTTPServer | None = None
@@ -53,6 +54,7 @@ class Web:
 
             def _answer(self) -> None:
                 web.requests.append((self.command, self.path))
+                web.logins.append(self.headers["Authorization"])
                 self.send_response(web.status)
                 self.end_headers()
 

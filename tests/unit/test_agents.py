@@ -6,6 +6,7 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -140,10 +141,13 @@ def test_a_long_value_is_clipped_and_says_so():
         ({"key_env": "sk-123"}, "--key-env takes the name of an environment variable, never a key"),
         ({"base_url": "localhost:80"}, "--base-url is where a server answers"),
         ({"base_url": "http://me:secret@host/v1"}, "--base-url must hold no password"),
+        ({"base_url": "http://host/v1?key=secret"}, "--base-url must hold no password or key"),
+        ({"model": "anthropic:x"}, "set ANTHROPIC_BASE_URL"),
         ({"max_turns": 0}, "--max-turns is a whole number from 1"),
         ({"tools": ("a.b",)}, "--tools takes names of functions"),
         ({"tools": ("number",)}, "--tools number: it is no function but int"),
         ({"output_type": "number"}, "--output-type number: number is no type"),
+        ({"output_type": "int[str]"}, "--output-type int\\[str\\]: type 'int' is not subscriptable"),
         ({"output_type": "1 +"}, "--output-type names a type"),
         ({"executor": "loop"}, "--executor is for Python bodies"),
         ({"into": "a b"}, "--into needs a variable's name"),
@@ -230,6 +234,21 @@ async def test_a_key_is_masked_wherever_it_comes_back(server: ModelServer, monke
         assert "***" in str(s.store.rows(sql)) and "sk-very-secret" not in str(s.store.rows(sql))
 
 
+async def test_a_secret_is_masked_before_its_text_is_cut_or_put_into_one_line(
+    server: ModelServer, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("MY_KEY", "sk-first-part\nsk-second-part")
+    whole = "sk-first-part\nsk-second-part"
+    server.answers(calls(("long", {})), refuses(400, f"it was {whole}"))
+    async with running({"long": lambda: "x" * 150 + whole}) as s:
+        failed = await s.run_once(prompt(server, env=("MY_KEY",), tools=("long",)))
+        assert failed.error == f"HTTP 400 from {NAME}: it was ***"
+        server.answers(says("fine", model=whole))
+        assert (await s.run_once("news")).model == "***"
+        for sql in ("SELECT * FROM executions", "SELECT * FROM outputs"):
+            assert "sk-" not in str(s.store.rows(sql))
+
+
 async def test_the_model_comes_from_the_surroundings_when_none_is_given(
     server: ModelServer, monkeypatch: pytest.MonkeyPatch
 ):
@@ -272,6 +291,11 @@ class Offer(BaseModel):
     price: float
 
 
+def _price(offer: "Offer", rebate: float) -> float:
+    """What is asked for."""
+    return offer.price - rebate
+
+
 @pytest.mark.parametrize(
     ("output_type", "given", "answer", "result"),
     [
@@ -279,6 +303,8 @@ class Offer(BaseModel):
         ("list[Offer]", {"response": []}, "[]", []),
         ("int", {"response": 3}, "3", 3),
         ("bool", {"response": True}, "true", True),
+        ("bool | None", {"response": False}, "false", False),
+        ("Perhaps", {"item": "tea", "price": 2.5}, '{"item":"tea","price":2.5}', Offer(item="tea", price=2.5)),
     ],
 )
 async def test_an_answer_fits_the_type_that_was_asked_for(
@@ -288,12 +314,44 @@ async def test_an_answer_fits_the_type_that_was_asked_for(
         names = [tool["function"]["name"] for tool in request["tools"]]
         return calls((names[0], given))
 
-    names: dict[str, Any] = {"Offer": Offer}
+    names: dict[str, Any] = {"Offer": Offer, "Perhaps": Offer | None}
     server.answers(answered)
     async with running(names) as s:
         done = await s.run_once(prompt(server, output_type=output_type, into="got"))
         assert (done.error, done.answer, names["got"]) == (None, answer, result)
         assert records.output_text(s.store, done.execution_id).splitlines()[-1] == answer
+
+
+async def test_a_model_may_say_that_there_is_nothing(server: ModelServer):
+    names: dict[str, Any] = {"Offer": Offer, "got": 1}
+    server.answers(lambda request: calls((request["tools"][-1]["function"]["name"], {"response": None})))
+    async with running(names) as s:
+        done = await s.run_once(prompt(server, output_type="Offer | None", into="got"))
+        assert (done.error, done.answer, names["got"]) == (None, "null", None)
+
+
+class Shop:
+    """Knows prices."""
+
+    def __init__(self, town: str) -> None:
+        self.town = town
+
+
+@pytest.mark.parametrize(
+    ("tool", "given", "known"),
+    [
+        (partial(_price, rebate=1), {"offer": {"item": "tea", "price": 3}}, "What is asked for."),
+        (Shop, {"town": "Rome"}, "Knows prices."),
+        (abs, {"x": -2}, "Return the absolute value of the argument."),
+    ],
+)
+async def test_whatever_can_be_called_is_a_tool(server: ModelServer, tool: Any, given: dict[str, Any], known: str):
+    server.answers(calls(("tool", given)), says("done"))
+    async with running({"tool": tool}) as s:
+        done = await s.run_once(prompt(server, tools=("tool",)))
+        assert (done.error, done.tool_calls) == (None, 1)
+        assert server.requests[0]["tools"][0]["function"]["description"] == known
+        assert [one["role"] for one in kept(s, done)["messages"]] == ["user", "call", "result", "assistant"]
 
 
 async def test_a_tool_that_fails_may_be_tried_again(server: ModelServer):
@@ -411,6 +469,23 @@ async def test_a_days_tokens_used_up_skip_the_slots_until_tomorrow(server: Model
             await s.backfill("news")
         await advance(s, clock, DAY)
         assert s.executions("news")[4].status == "completed"
+
+
+async def test_a_slot_beyond_the_days_tokens_replaces_nothing(server: ModelServer):
+    server.answers(calls(("find", {}), tokens=(100, 0)), says("x", hold=0, tokens=(0, 0)))
+    every = {"trigger": Trigger.INTERVAL, "schedule": "1h", "overlap": "replace"}
+    clock = clock_at()
+    async with running({"find": lambda: "it"}, clock=clock) as s:
+        await s.add(prompt(server, daily_tokens=100, tools=("find",), **every))
+        await come_true(server.held.is_set)
+        clock.set(clock.now_us() + timedelta(hours=1) // timedelta(microseconds=1))
+        await anyio.wait_all_tasks_blocked()
+        server.let_go()
+        await come_true(lambda: len(s.executions("news")) == 2)
+        assert [(str(one.status), one.reason) for one in s.executions("news")] == [
+            ("completed", None),
+            ("skipped", "budget"),
+        ]
 
 
 async def test_a_retry_does_not_start_beyond_the_days_tokens(server: ModelServer):

@@ -65,6 +65,8 @@ def test_a_value_is_hidden_in_each_form_that_it_may_take():
     for name, text in shown.items():
         assert masker.masked(text).strip("'\"") == MASK, name
     assert forms("abc") == set()
+    key = "-----BEGIN KEY-----\n  aGFsbG8gd2VsdCBoYWxsbw==\n}\n"
+    assert Masker(forms(key)).masked("key = aGFsbG8gd2VsdCBoYWxsbw== }") == "key = *** }"
 
 
 def test_what_is_kept_of_an_output_never_shows_a_hidden_value(tmp_path):

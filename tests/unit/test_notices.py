@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import socket
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +19,7 @@ from car_sched_nb.engine import command, courier, telling
 from car_sched_nb.engine.edges import Notice
 from car_sched_nb.engine.messages import addresses, joined, masked, secrets_of
 from car_sched_nb.engine.scheduler import Scheduler
-from car_sched_nb.engine.targets import deliver
+from car_sched_nb.engine.targets import Attempt, deliver, ping
 from car_sched_nb.errors import InvalidInput
 from car_sched_nb.store import outbox, records, settings
 from car_sched_nb.store.outbox import Delivery
@@ -327,6 +331,35 @@ async def test_a_ping_that_fails_is_tried_once_more_and_told(
         assert "CAR_TEST_PING is not set" in (await ear.hears("delivery")).text
 
 
+def test_a_ping_logs_in_by_its_address(web: Web, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("CAR_TEST_PING", f"http://me:p%40ss@127.0.0.1:{web.port}/alive")
+    assert ping("env:CAR_TEST_PING") == Attempt(0, "the ping to 127.0.0.1")
+    assert (web.requests, web.logins) == ([("GET", "/alive")], ["Basic bWU6cEBzcw=="])
+
+
+async def test_a_ping_whose_answer_never_ends_is_given_up(store: SqliteStore, monkeypatch: pytest.MonkeyPatch):
+    """Its server says something again and again, so that no limit on a silence ever passes."""
+    over = threading.Event()
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def speak() -> None:
+        with suppress(OSError), listener.accept()[0] as client:
+            client.sendall(b"HTTP/1.1 200 OK\r\n")
+            while not over.wait(0.01):
+                client.sendall(b"X-More: to come\r\n")
+
+    threading.Thread(target=speak, daemon=True).start()
+    monkeypatch.setattr(courier, "PING_ENDS_S", 0.1)
+    monkeypatch.setenv("CAR_TEST_PING", f"http://127.0.0.1:{listener.getsockname()[1]}/")
+    async with running(store, script := Script()) as s:
+        ear = Ear(s)
+        await s.define(agent(ping="env:CAR_TEST_PING"))
+        await run(s, script, False)
+        assert "no answer within 0.1 s" in (await ear.hears("delivery")).text
+        over.set()
+        listener.close()
+
+
 async def test_an_address_itself_is_refused_without_being_repeated(store: SqliteStore):
     async with running(store) as s:
         with pytest.raises(InvalidInput, match="--ping env:CAR_URL") as refused:
@@ -353,6 +386,15 @@ async def test_a_command_runs_at_the_first_failure_and_nothing_is_pasted_into_it
     assert told.read_text().split("|") == [
         *("task", "failed", str(script.error), "RuntimeError", "1", "n", execution.execution_id, at, "")
     ]
+
+
+async def test_a_warning_of_a_command_shows_no_part_of_a_secret(store: SqliteStore, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("CAR_TEST_KEY", "q" * 2000)  # longer than the warning
+    async with running(store, Script(fails=True)) as s:
+        ear = Ear(s)
+        await s.define(agent(env=("CAR_TEST_KEY",), on_failure='printf %s "$CAR_TEST_KEY" >&2; exit 3'))
+        await s.run_now("task")
+        assert (await ear.hears("delivery")).text == "its command --on-failure: exit code 3: ***"
 
 
 async def test_a_command_that_fails_is_a_warning_until_it_works(store: SqliteStore, tmp_path: Path):
@@ -477,7 +519,7 @@ async def test_a_hook_is_taken_off_or_replaced_by_one_of_its_name(store: SqliteS
         s.on("recovered", every=True)(make(""))
 
 
-@pytest.mark.parametrize("error", [ValueError("no"), SystemExit(3)])
+@pytest.mark.parametrize("error", [ValueError("no"), SystemExit(3), asyncio.CancelledError("mine")])
 async def test_what_a_hook_raises_is_a_warning_and_hurts_nobody(store: SqliteStore, error: BaseException):
     script = Script()
     async with running(store, script) as s:
