@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import math
 import re
 import shlex
@@ -226,9 +227,12 @@ def parse_cell(line: str, body: str) -> Cell:
     name, given = parse_line(line)
     more, body = split_header(body)
     for key, value in more.items():
-        if key in given:
+        if key not in given:
+            given[key] = value
+        elif BY_NAME[key].many:
+            given[key] += value
+        else:
             raise InvalidInput(f"--{key} stands on the line and below it; give it once")
-        given[key] = value
     modes = frozenset(MODES & given.keys())
     values = {key: value for key, value in given.items() if key not in MODES}
     task = make_task(name, body.rstrip(), values)
@@ -258,7 +262,7 @@ def parse_line(line: str) -> tuple[str, dict[str, Any]]:
                 raise InvalidInput(f"{option.flag} takes no value; write {option.flag}")
             _put(given, option, True)
             continue
-        if not equals and option.bare and not _is_a_value(option, words[position : position + 1]):
+        if not equals and option.bare and not _is_a_value(option, words[position : position + 1], named=bool(loose)):
             value = option.bare
         elif not equals:
             if position >= len(words) or words[position].startswith("--"):
@@ -272,8 +276,10 @@ def parse_line(line: str) -> tuple[str, dict[str, Any]]:
     return _only_name(loose), given
 
 
-def _is_a_value(option: Option, following: list[str]) -> bool:
-    return bool(following) and {*following[0].split(",")} <= {*option.values}
+def _is_a_value(option: Option, following: list[str], *, named: bool) -> bool:
+    if not following or following[0].startswith("--"):
+        return False
+    return named or {*following[0].split(",")} <= {*option.values}  # after the task's name only a value can come
 
 
 def split_words(line: str) -> list[str]:
@@ -345,11 +351,22 @@ def _put_header(given: dict[str, Any], option: Option, text: str) -> None:
     elif option.bare and text.lower() in ("", "true", "yes"):
         _put(given, option, option.bare)
     elif option.many:
-        for value in split_words(text):
+        for value in [_unquoted(text)] if _unquoted(text) is not None else split_words(text):
             _put(given, option, value)
+    elif (value := _unquoted(text)) is not None:
+        _put(given, option, value)
     else:
         quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
         _put(given, option, text[1:-1] if quoted else text)
+
+
+def _unquoted(text: str) -> str | None:
+    """Return the value of a text in double quotes, with line breaks written as in JSON; None for any other text."""
+    try:
+        found = json.loads(text) if text[:1] == '"' else None
+    except ValueError:
+        return None
+    return found if isinstance(found, str) else None
 
 
 def make_task(name: str, prompt: str, given: Mapping[str, Any]) -> Task:
@@ -481,12 +498,14 @@ def parse_param(text: str) -> tuple[str, str]:
 
 def cell_of(task: Task) -> str:
     """Return the whole cell that defines a task, as it would be typed."""
-    return f"{typed_line(task)}\n{task.prompt}"
+    words, below = _typed(task)
+    line = " ".join(word if word.startswith("%%") else shlex.quote(word) for word in words)
+    return "\n".join([line, *(f"#| {name}: {json.dumps(value)}" for name, value in below), task.prompt])
 
 
-def typed_line(task: Task) -> str:
-    """Return the `%%car_task` line that defines a task, as it would be typed."""
-    words = ["%%car_task", task.name]
+def _typed(task: Task) -> tuple[list[str], list[tuple[str, str]]]:
+    """Return the words of the line, and as (option, value) what has line breaks and stands below it."""
+    words, below = ["%%car_task", task.name], []
     match task.trigger:
         case Trigger.INTERVAL:
             words += ["--every", task.schedule, *(["--tz", task.tz] if task.tz else [])]
@@ -508,11 +527,21 @@ def typed_line(task: Task) -> str:
         if option.name in _WHEN or option.name in MODES or option.name in ("tz", "param"):
             continue
         value = getattr(task, field)
-        if value != getattr(plain, field):
+        if _has_breaks(value):
+            below.append((option.name, str(value)))
+        elif value != getattr(plain, field):
             words += _as_words(option, value)
     for name, value in task.params.items():
-        words += ["--param", f"{name}={value}"]
-    return " ".join(word if word.startswith("%%") else shlex.quote(word) for word in words)
+        if _has_breaks(value):
+            below.append(("param", f"{name}={value}"))
+        else:
+            words += ["--param", f"{name}={value}"]
+    return words, below
+
+
+def _has_breaks(value: Any) -> bool:
+    text = str(value)
+    return text.splitlines() not in ([], [text])
 
 
 def _as_words(option: Option, value: Any) -> list[str]:

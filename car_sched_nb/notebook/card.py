@@ -22,6 +22,8 @@ _FRESH_S = 6.0
 
 LIFE = "runs while this kernel lives; survives closing the tab, not a restart"
 
+_PLACES = {"loop": " on the loop", "thread": " in a thread", "process": " in a process"}
+
 _STYLE = (
     "font:13px/1.5 var(--jp-ui-font-family,system-ui,sans-serif);border-left:3px solid var(--jp-brand-color1,#1976d2);"
     "padding:4px 12px;margin:2px 0;color:var(--jp-ui-font-color1,inherit)"
@@ -31,7 +33,7 @@ _QUIET = "color:var(--jp-ui-font-color2,#6b6b6b)"
 
 def lines_of(task: Task, namespace: str, *, live: Sequence[str] = ()) -> list[tuple[str, str]]:
     """Return the card as (kind, text): name, what, live ..., life."""
-    where = f"{task.runner}" + (f" on the {task.executor}" if task.executor else "")
+    where = f"{task.runner}{_PLACES.get(task.executor, '')}"
     parts = [where, words(task)]
     if task.trigger is Trigger.CRON:
         parts.append(f"cron {task.schedule}")  # a phrase is echoed as what it became

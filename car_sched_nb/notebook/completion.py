@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from car_sched_nb.notebook.magics import VERBS
-from car_sched_nb.options import OPTIONS
+from car_sched_nb.options import BY_NAME, OPTIONS
 from car_sched_nb.store import records
 
 if TYPE_CHECKING:
@@ -70,4 +70,10 @@ def _car_line(before: list[str], names: list[str]) -> list[str]:
         return []
     if before[-1] == "--notify":
         return ["env:", "none"]
+    if before[1] == "config" and before[-1] == "--model":
+        return [*BY_NAME["model"].values, "none"]
+    if before[1] == "config" and before[-1] == "--keep":
+        return ["30d", "none"]
+    if before[1] == "model":
+        return ["get"]
     return [*(names if verb.takes_task else ()), *re.findall(r"--[a-z]+", verb.usage)]

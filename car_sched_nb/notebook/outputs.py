@@ -24,7 +24,7 @@ class Item(NamedTuple):
     """One part of what an execution wrote."""
 
     kind: str
-    """stdout, stderr, display, traceback."""
+    """stdout, stderr, display, traceback (or the error alone, where there is none)."""
     at: datetime | None
     """When it began (UTC); None where that is not known any more."""
     text: str
@@ -72,7 +72,9 @@ class Outputs(Sequence[Item]):
             if item.bundle is not None:
                 publish_display_data(_drawable(item.bundle), item.metadata or {})  # type: ignore[no-untyped-call]
             else:
-                (sys.stdout if item.kind == "stdout" else sys.stderr).write(item.text)
+                stream = sys.stdout if item.kind == "stdout" else sys.stderr
+                stream.write(item.text)
+                stream.flush()  # a kernel sends each stream when it likes; only so they come in order
         if self._left:
             sys.stderr.write(f"... {self._left:,} more display{'s' * (self._left != 1)} not kept ...\n")
         if not self._items:
@@ -131,6 +133,11 @@ def _is_task(store: SqliteStore, namespace: str | None, name: str) -> bool:
 def stored(store: SqliteStore, execution_id: str) -> Written:
     """Return what the store keeps of an execution."""
     text, traceback, displays, marks, path = records.output(store, execution_id)
+    if not traceback:  # a crash, a signal, a missing key: the error is all there is to say why
+        found = records.execution(store, execution_id)
+        traceback = f"{found.error}\n" if found and found.error else ""
+        if traceback and text and not text.endswith("\n"):
+            traceback = "\n" + traceback
     return Written(execution_id, text, msgspec.json.decode(displays or "[]"), marks, traceback, path)
 
 

@@ -42,7 +42,7 @@ class Transcript:
             elif role == "result":
                 outcome = f" {one['outcome']}" if one.get("outcome") else ""
                 yield f"← {tool}{outcome}", str(one.get("text", ""))
-            else:
+            elif one.get("text") or role != "assistant":  # a turn that only calls a tool says nothing itself
                 yield role + (" (interrupted)" if one.get("interrupted") else ""), str(one.get("text", ""))
 
     def __repr__(self) -> str:

@@ -230,17 +230,21 @@ def transcript(execution: Execution | str, execution_id: str | None = None) -> T
     session = current_session()
     wanted = execution.execution_id if isinstance(execution, Execution) else execution_id or execution
     if ":" not in wanted:  # no id is without, and no name has one
-        rows = records.executions(session.store, "e.task_id = ? AND e.attempt > 0", task(wanted).id, newest=1)
-        if not rows:
-            raise InvalidInput(f"{wanted} has not run yet: %car run {wanted}")
-        wanted = rows[-1].execution_id
+        newest = records.newest_of(session.store, session.namespace.name, wanted)
+        if newest is None:
+            raise InvalidInput(f"{task(wanted).name} has not run yet: %car run {wanted}")
+        wanted = newest
     kept = records.transcript(session.store, wanted)
     if kept is None:
         found = records.execution(session.store, wanted)
         if found is None:
             raise InvalidInput(f"no execution has the id {wanted!r}; car.history() is indexed by their ids")
-        live = found.status in LIVE
-        more = f"it is kept when it ends: %car logs {found.task}" if live else f"it was a {found.runner} task's"
+        if found.status in LIVE:
+            more = f"it is kept when it ends: %car logs {found.task}"
+        elif found.runner == "agent":
+            more = f"it ended before the model was asked: {found.error or found.status}"
+        else:
+            more = f"that is for agents, and its task was for {found.runner}"
         raise InvalidInput(f"{wanted} has no transcript; {more}")
     return Transcript(wanted, kept)
 

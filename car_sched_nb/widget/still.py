@@ -77,13 +77,19 @@ def _word(status: str) -> str:
 def table(rows: Iterable[Row], more: int = 0) -> str:
     """Return the rows as an HTML table; every text is escaped, every style is the element's own."""
     head = "".join(f'<th scope="col" style="{_CELL};font-weight:600">{name}</th>' for name in _COLUMNS)
-    lines = ["".join(f'<td style="{_CELL}">{html.escape(cell)}</td>' for cell in cells(row)) for row in rows]
+    lines = [_line(cells(row)) for row in rows]
     if not lines:
         return f'<p style="{_SMALL}">no tasks yet</p>'
     body = "".join(f"<tr>{line}</tr>" for line in lines)
     rest = f'<p style="{_SMALL}">and {more:,} more</p>' if more else ""
     style = "border-collapse:collapse;font-size:13px"
     return f'<table style="{style}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{rest}'
+
+
+def _line(texts: tuple[str, ...]) -> str:
+    """Return a row's cells; only a result is long enough to be broken."""
+    styles = [f"{_CELL};white-space:nowrap"] * (len(texts) - 1) + [_CELL]
+    return "".join(f'<td style="{style}">{html.escape(cell)}</td>' for cell, style in zip(texts, styles, strict=True))
 
 
 def text(rows: Iterable[Row], more: int = 0) -> str:

@@ -143,6 +143,24 @@ def test_logs_show_the_newest_execution_also_while_it_runs_and_any_other_by_its_
     assert "no execution has the id 'x'" in refused(kernel, "%car logs talks x")
 
 
+def test_the_log_of_what_failed_without_a_traceback_ends_with_its_error(kernel: Kernel):
+    kernel.run("import car_sched_nb as car")
+    kernel.run("%%car_task gone --runner shell\necho -n bye; kill -9 $$")
+    kernel.run("%%car_task keyless --runner shell\nkill -9 $$")
+    kernel.run("await car.wait()")
+    assert kernel.run("%car logs gone").text == "bye\nended by signal SIGKILL\n"
+    assert kernel.run("%car outputs keyless").text == "ended by signal SIGKILL\n"
+    kernel.run("%car delete gone")
+    assert "that is for agents" in kernel.run("%car transcript gone").text, "a deleted task's history stays"
+
+
+def test_what_is_drawn_again_keeps_the_order_of_both_streams(kernel: Kernel):
+    kernel.run("import car_sched_nb as car")
+    kernel.run("%%car_task mixed\nimport sys\nfor n in range(6): print(n, file=[sys.stdout, sys.stderr][n % 2])")
+    kernel.run("await car.wait()")
+    assert kernel.run("car.outputs('mixed')").text.split() == ["0", "1", "2", "3", "4", "5"]
+
+
 def test_history_filters_by_task_status_time_and_number(kernel: Kernel):
     ok(kernel, "car.run('prices')")
     wait_ended(kernel, "prices")
@@ -245,6 +263,8 @@ def completions(kernel: Kernel, code: str) -> list[str]:
         ("%car run prices.", "%car run prices.eu"),
         ("%car cancel --a", "%car cancel --all"),
         ("%car help ta", "%car help task"),
+        ("%car model g", "%car model get"),
+        ("%car config --model lo", "%car config --model local"),
         ("x = 1\n%car run pri", "x = 1\n%car run prices"),
     ],
 )
@@ -294,6 +314,7 @@ def test_tab_elsewhere_is_left_alone(kernel: Kernel):
         ("bad --into class", "1", "--into needs a variable's name, not 'class'"),
         ("bad --into x --runner shell", "ls", "--into takes the result of a Python body"),
         ("bad --executor thread", "await f()", "runs on the loop; leave --executor thread away"),
+        ("bad --notify failed,recoverd", "1", "--notify is none, or some of failed,recovered,completed"),
         ("bad --param region", "1", "write --param region=eu"),
         ("bad --timeout forever", "1", "'forever' is not a duration"),
         ("bad --overlap skp", "1", "--overlap is skip or queue or replace or allow, not 'skp'; did you mean 'skip'?"),

@@ -543,6 +543,11 @@ def test_a_transcript_shows_hostile_text_as_text():
     assert repr(Transcript("id", "just words")).endswith("note: just words")
 
 
+def test_a_turn_that_only_calls_a_tool_is_no_empty_line_of_a_transcript():
+    said = [{"role": "assistant", "text": ""}, {"role": "call", "tool": "f", "arguments": {}}]
+    assert repr(Transcript("id", json.dumps({"messages": said}))).splitlines()[1:] == ["→ f()"]
+
+
 async def test_figures_that_a_runner_of_the_users_own_keeps_are_kept_with_its_transcript():
     async def run(spec: AgentSpec, text: str, runtime: Runtime, mailbox: Mailbox) -> AgentOutput:
         return AgentOutput(answer="x", transcript='{"messages": []}')

@@ -9,8 +9,9 @@ import pytest
 from car_sched_nb.engine.scheduler import Scheduler
 from car_sched_nb.errors import InvalidInput, UnknownExecution, UnknownTask
 from car_sched_nb.model import Cause, Execution
-from car_sched_nb.options import make_task, parse_cell, typed_line
+from car_sched_nb.options import make_task, parse_cell
 from car_sched_nb.store.sqlite import SqliteStore
+from tests.unit.typed import read_again
 from tests.unit.world import (
     HOUR,
     Recorder,
@@ -318,7 +319,7 @@ async def test_notices_are_chosen_on_the_line_or_below_it(line: str, body: str, 
     assert (task.name, task.notify) == ("task", notify)
     async with running(":memory:") as s:
         stored = await s.add(task)
-    again = parse_cell(typed_line(stored).removeprefix("%%car_task "), "1").task
+    again = read_again(stored)
     assert again.notify == notify
 
 

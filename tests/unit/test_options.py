@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from car_sched_nb.errors import CarError, InvalidInput
 from car_sched_nb.model import Task, Trigger
-from car_sched_nb.options import OPTIONS, help_text, make_task, parse_cell, split_header, typed_line
+from car_sched_nb.options import OPTIONS, help_text, make_task, parse_cell, split_header
+from tests.unit.typed import read_again
 from tests.unit.world import running
 
 
@@ -171,6 +172,14 @@ WHAT = st.fixed_dictionaries(
         "runner": st.sampled_from(["shell", "my-runner"]),
         "system": TEXT.filter(bool),
         "max-turns": st.integers(1, 100).filter(lambda n: n != 10),
+        "env": st.lists(st.sampled_from(["KEY", "DB", "TOKEN_2"]), min_size=1, max_size=2, unique=True),
+        "tools": st.sampled_from(["f", "f,g"]),
+        "model": st.sampled_from(["local", "local:/a b/c.gguf", "openai:gpt-5-mini"]),
+        "cwd": TEXT.filter(bool),
+        "on-failure": TEXT.filter(bool),
+        "daily-tokens": st.integers(1, 10**9),
+        "max-cost": st.floats(0.001, 1000),
+        "argv": st.just(True),
         "param": st.dictionaries(st.sampled_from(["a", "region", "_x"]), TEXT),
     },
 )
@@ -180,7 +189,7 @@ WHAT = st.fixed_dictionaries(
 @given(WHEN, WHAT)
 def test_what_a_task_is_shown_as_defines_the_same_task(when: dict[str, Any], what: dict[str, Any]):
     task = make_task("my.task-1", "body", {**when, **what})
-    assert parse_cell(typed_line(task).removeprefix("%%car_task "), "body").task == task
+    assert read_again(task) == task
 
 
 @settings(max_examples=300, deadline=None)
@@ -201,5 +210,5 @@ async def test_a_stored_task_is_shown_as_a_line_that_changes_nothing(tmp_path: P
             "e --once --param x='a b'",
         ):
             task = (await s.define(parse_cell(line, "1").task)).task
-            again = parse_cell(typed_line(task).removeprefix("%%car_task "), "1").task
+            again = read_again(task)
             assert (await s.define(again)).change == "unchanged"

@@ -6,7 +6,8 @@ import pytest
 
 from car_sched_nb.errors import CarError, InvalidInput
 from car_sched_nb.model import Task, Trigger
-from car_sched_nb.options import OPTIONS, make_task, parse_cell, typed_line
+from car_sched_nb.options import OPTIONS, cell_of, make_task, parse_cell
+from tests.unit.typed import read_again
 from tests.unit.world import agent, clock_at, cron, every, follower, once, running
 
 pytestmark = pytest.mark.anyio
@@ -92,8 +93,7 @@ async def test_a_policy_is_shown_as_a_line_that_changes_nothing(options: str):
         for name in ("extract", "clean"):
             await s.add(agent(name))
         task = (await s.define(parse_cell(f"a {options}", "1").task)).task
-        shown = typed_line(task)
-        again = parse_cell(shown.removeprefix("%%car_task "), "1").task
+        shown, again = cell_of(task), read_again(task)
         assert (await s.define(again)).change == "unchanged"
         for word in options.split():
             if word.startswith("--"):
@@ -179,7 +179,7 @@ async def test_a_bare_number_is_seconds(given: dict[str, Any], kept: dict[str, s
     async with running(":memory:") as s:
         task = await s.add(every("5m", **given))
         assert {name: getattr(task, name) for name in kept} == kept
-        again = parse_cell(typed_line(task).removeprefix("%%car_task "), "do it").task
+        again = read_again(task)
         assert s.check(again) == s.check(every("5m", **given))
 
 
