@@ -50,7 +50,8 @@ _EXECUTIONS = f"""
 _DETAIL = f"""
     SELECT json_array({_ROW.format(error="e.error", answer="e.answer")}), t.name, e.task_id, e.params, e.version,
         e.runner, e.executor, (SELECT o.name FROM owners o WHERE o.id = e.owner), e.upstream,
-        u.text, u.traceback, u.path, iif(length(u.display) <= ?3, u.display, NULL),
+        u.text, u.traceback, u.path, u.artifact, u.transcript IS NOT NULL,
+        iif(length(u.display) <= ?3, u.display, NULL),
         iif(length(u.display) > ?3, json_array_length(u.display), 0) + coalesce(u.marks ->> 'left', 0)
     FROM executions e JOIN tasks t ON t.id = e.task_id LEFT JOIN outputs u ON u.execution_id = e.execution_id
     WHERE e.execution_id = ?2 AND t.namespace = ?1"""
@@ -126,6 +127,8 @@ class Found(NamedTuple):
     text: str
     traceback: str | None
     path: str | None
+    artifact: str | None
+    has_transcript: bool
     displays: str | None
     displays_left: int
     """How many displays were too much to be read."""
@@ -183,7 +186,8 @@ def detail(store: SqliteStore, namespace: str, execution_id: str, most: int) -> 
     rows = store.rows(_DETAIL, namespace, execution_id, most)
     if not rows:
         return None
-    row, task, task_id, params, version, runner, executor, owner, upstream, text, traceback, path, shown, left = rows[0]
+    row, task, task_id, params, version, runner, executor, owner, upstream, *output = rows[0]
+    text, traceback, path, artifact, has_transcript, shown, left = output
     return Found(
         row=Row(*msgspec.json.decode(row)),
         task=task,
@@ -197,6 +201,8 @@ def detail(store: SqliteStore, namespace: str, execution_id: str, most: int) -> 
         text=text or "",
         traceback=traceback,
         path=path,
+        artifact=artifact,
+        has_transcript=bool(has_transcript),
         displays=shown,
         displays_left=left or 0,
     )

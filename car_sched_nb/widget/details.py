@@ -116,6 +116,8 @@ def detail(found: Found, run: Run | None, progress: Callable[[Run], Row | None])
         "upstream": found.upstream,
         "displays": shown,
         "displays_cut": left + found.displays_left,
+        "artifact": found.artifact,
+        "transcript": f"car.transcript({found.row.execution_id!r})" if found.has_transcript else None,
         "path": found.path or (str(run.output.path) if run is not None and run.output.path else None),
     }
 

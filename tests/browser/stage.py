@@ -98,6 +98,8 @@ def detail(text: str, displays: list[dict[str, str]]) -> dict[str, Any]:
         "displays": displays,
         "displays_cut": 1,
         "path": text,
+        "artifact": text,
+        "transcript": text,
     }
 
 

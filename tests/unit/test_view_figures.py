@@ -9,8 +9,9 @@ import msgspec
 import pytest
 
 from car_sched_nb.engine.scheduler import Scheduler
-from car_sched_nb.model import Status
+from car_sched_nb.model import Status, Task
 from car_sched_nb.output import HEAD, TAIL
+from car_sched_nb.runners.base import AgentOutput, AgentSpec, Mailbox, Runtime
 from car_sched_nb.store import board, records
 from car_sched_nb.store.sqlite import SqliteStore
 from car_sched_nb.widget import details
@@ -370,3 +371,17 @@ async def test_a_retried_execution_shows_both_attempts(store: SqliteStore):
             assert page.newest("ack")["ok"] is True
             assert [row["attempt"] for row in page.view()["executions"]] == [2, 1]
             assert attempts(s.executions())[-1][1:] == (2, "completed")
+
+
+async def test_an_opened_execution_tells_where_its_transcript_and_its_notebook_are(store: SqliteStore):
+    async def writes(spec: AgentSpec, prompt: str, runtime: Runtime, mailbox: Mailbox) -> AgentOutput:
+        return AgentOutput(transcript='{"messages": []}', artifact="/shop/outputs/report.ipynb")
+
+    async with running(store) as s:
+        s.register("writes", writes)
+        done = await s.run_once(Task("report", "x", runner="writes"))
+        bare = await s.run_once(agent("bare"))
+    found = [details.read_detail(store, s.namespace, one.execution_id) for one in (done, bare)]
+    shown = [details.detail(one, None, lambda run: None) for one in found if one is not None]
+    assert [row["artifact"] for row in shown] == ["/shop/outputs/report.ipynb", None]
+    assert [row["transcript"] for row in shown] == [f"car.transcript('{done.execution_id}')", None]

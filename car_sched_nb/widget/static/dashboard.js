@@ -1671,6 +1671,8 @@ class Detail {
       version: row.version > 1 && String(row.version),
       follows: row.upstream?.length && plain(row.upstream.join(", ")),
       "all output": row.path && plain(row.path, 2000),
+      "executed notebook": row.artifact && plain(row.artifact, 2000),
+      transcript: row.transcript && plain(row.transcript, 500),
       id: plain(row.execution_id),
     };
     for (const [label, text] of Object.entries(facts)) {
