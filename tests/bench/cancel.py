@@ -54,7 +54,7 @@ class What(NamedTuple):
 
 
 WHAT = (
-    What("Python, `loop`", AWAITS, {"executor": "loop"}),
+    What("Python, `loop`, the scheduler's own (a kernel's has to be free)", AWAITS, {"executor": "loop"}),
     What("Python, `thread`, computing", FOREVER, {"executor": "thread"}),
     What("Python, `thread`, in `time.sleep`", SLEEPS, {"executor": "thread"}),
     What("Python, `process`", IN_CHILD, {"executor": "process"}, "file"),
