@@ -10,7 +10,7 @@ from xml.etree import ElementTree as ET
 
 TOGETHER = ("unit", "kernel", "matrix", "crash")
 PARTS = (
-    ["-n", "2", "--dist", "loadgroup", *(f"tests/{folder}" for folder in TOGETHER)],
+    ["-n", "3", "--dist", "loadgroup", *(f"tests/{folder}" for folder in TOGETHER)],
     ["tests", *(f"--ignore=tests/{folder}" for folder in TOGETHER)],
 )
 OUTCOMES = {"failures": "failed", "passed": "passed", "skipped": "skipped", "errors": "errors"}

@@ -210,9 +210,11 @@ class Notebook:
             # The first request after a restart by the server's API may be lost on its way, without this extension too:
             # the kernel is idle, and the cell waits for ever.
             self._restarted = False
-            self.page.wait_for_timeout(1000)
-            if self._prompt(index).text_content() == "[*]:" and self._kernel()["execution_state"] == "idle":
-                self._ask_to_run(index)
+            try:
+                self.wait_for_cell(index, min(timeout_s, 10))
+            except AssertionError:
+                if self._kernel()["execution_state"] == "idle":
+                    self._ask_to_run(index)
         if wait:
             self.wait_for_cell(index, timeout_s)
 

