@@ -2,44 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.abc
-import importlib.util
-import sys
 import types
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import cloudpickle
 
-if TYPE_CHECKING:
-    from importlib.machinery import ModuleSpec
-
-Do = Callable[[Any], None]
-
-
-class _After(importlib.abc.MetaPathFinder):
-    """Does something with a module as soon as it is imported."""
-
-    def __init__(self, module: str, do: Do) -> None:
-        self._module = module
-        self._do = do
-
-    def find_spec(
-        self, name: str, path: Sequence[str] | None, target: types.ModuleType | None = None
-    ) -> ModuleSpec | None:
-        if name != self._module:
-            return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
-        if spec is not None and spec.loader is not None:
-            execute = spec.loader.exec_module
-
-            def exec_module(module: types.ModuleType) -> None:
-                execute(module)
-                self._do(module)
-
-            spec.loader.exec_module = exec_module  # type: ignore[method-assign]
-        return spec
+from car_sched_nb.imported import when_imported
 
 
 def carry_to_started_processes(name: str) -> None:
@@ -61,7 +30,7 @@ def carry_to_started_processes(name: str) -> None:
 
         module.ForkingPickler.reducer_override = reducer_override
 
-    sys.meta_path.insert(0, _After("multiprocessing.reduction", carry))
+    when_imported("multiprocessing.reduction", carry)
 
 
 def make_shell_when_needed(make: Callable[[], Any]) -> None:
@@ -81,4 +50,4 @@ def make_shell_when_needed(make: Callable[[], Any]) -> None:
 
         shell.initialized = classmethod(made)
 
-    sys.meta_path.insert(0, _After("IPython.core.interactiveshell", provide))
+    when_imported("IPython.core.interactiveshell", provide)

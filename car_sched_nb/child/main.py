@@ -29,6 +29,7 @@ from car_sched_nb.child.asking import Kernel
 from car_sched_nb.child.printing import install_streams
 from car_sched_nb.child.runtime import runtime_of
 from car_sched_nb.child.text import plain_text
+from car_sched_nb.displayed import text_of
 from car_sched_nb.executors import wire
 from car_sched_nb.output import clip
 from car_sched_nb.runners.base import current_runtime
@@ -155,9 +156,7 @@ class Child:
         """Return what the notebook would print."""
         text = plain_text(result) if self._job["notebook"] else repr(result)
         if text is None:
-            from car_sched_nb.child import shell
-
-            text = shell.text(self._shell(), result)
+            text = text_of(self._shell(), result)
         return text
 
     def _send_values(self, values: dict[str, Any]) -> dict[str, str]:

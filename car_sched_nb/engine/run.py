@@ -192,7 +192,7 @@ class Run:
             kept = ops.Output(
                 self.execution_id,
                 printed.text if printed else "",
-                outcome.traceback and masked(outcome.traceback),
+                outcome.traceback,
                 printed.displays if printed else None,
                 str(self.output.path) if self.output.path else None,
                 printed.marks if printed else None,
@@ -207,8 +207,8 @@ class Run:
             finished_at=self.finished_us,
             duration=self.duration_us,
             answer=clip(masked(output.answer)) if output.answer else None,
-            error=outcome.error and masked(outcome.error),
-            error_type=outcome.error_type and masked(outcome.error_type),
+            error=outcome.error,
+            error_type=outcome.error_type,
             turns=output.turns,
             tool_calls=output.tool_calls,
             tokens_in=output.tokens_in,
@@ -262,20 +262,16 @@ def row_execution(task: Task, row: Row, finish: ops.Finish | None = None) -> Exe
     )
 
 
-def _as_it_is(text: str) -> str:
-    return text
-
-
-def failure(error: BaseException, task_name: str, masked: Callable[[str], str] = _as_it_is) -> Outcome:
+def failure(error: BaseException, task_name: str, masked: Callable[[str], str]) -> Outcome:
     """Return how an execution failed: a runner's own words, or an exception with the body's traceback.
 
-    Secrets are masked before a text is cut, lest the cut leave half of one.
+    Secrets are masked here, before a text is cut, lest the cut leave half of one.
     """
     if isinstance(error, BodyFailed):
         output = getattr(error, "output", None)
         kept = output if isinstance(output, AgentOutput) else AgentOutput()
         trace = clip(masked(error.traceback)) if error.traceback else None
-        said, name = clip(masked(str(error))), clip(error.error_type)
+        said, name = clip(masked(str(error))), clip(masked(error.error_type))
         return Outcome(Status.FAILED, kept, error=said, error_type=name, traceback=trace)
     error = the_bodys_own(error)
     trace = clip(masked(traceback_of(error, f"<car_task {task_name}>")))

@@ -18,6 +18,7 @@ from car_sched_nb.engine.armed import new_row
 from car_sched_nb.engine.edges import Turn
 from car_sched_nb.engine.ending import stopped
 from car_sched_nb.engine.events import Event, Events
+from car_sched_nb.engine.messages import of_task
 from car_sched_nb.engine.places import Places
 from car_sched_nb.engine.run import Outcome, Run, failure
 from car_sched_nb.engine.source import RunSource
@@ -277,7 +278,7 @@ class Running:
             self._start_later(run, error)
             return
         except Exception as error:  # noqa: BLE001 - what cannot run now ends as a row that says why
-            self._end(run, failure(error, run.task.name))
+            self._end(run, failure(error, run.task.name, run.output.masked))
             return
         if used_up:
             run.reason = "budget"
@@ -552,8 +553,8 @@ class Running:
             try:
                 run.finish = ending.finish_of(run, self.owner, self.closing)
             except Exception as error:  # noqa: BLE001 - an end that cannot be told must not stay in progress for ever
-                run.output = Output()
-                run.end_as(failure(error, run.task.name))
+                masked, run.output = run.output.masked, Output()
+                run.end_as(failure(error, run.task.name, masked))
                 run.finish = ending.finish_of(run, self.owner, self.closing)
             self._store_end(run, run.finish)
 
@@ -648,10 +649,9 @@ class Running:
 
 def _hide_secrets(run: Run) -> None:
     """Mask what a task is given from the environment in all that is kept of it."""
-    task = run.task
-    if task.env or task.key_env or task.ping:
-        names = (*task.env, task.key_env, task.ping.removeprefix("env:"))
-        run.output.hide(*filter(None, map(os.environ.get, filter(None, names))))
+    names = of_task(run.task)
+    if names:
+        run.output.hide(*filter(None, map(os.environ.get, names)))
 
 
 def kept_params(values: Mapping[str, Any]) -> str | None:

@@ -121,7 +121,7 @@ class Job:
         try:
             try:
                 if self._begin():
-                    self.result = self._context.run(_with_job, self, self._fn)
+                    self.result = self._context.run(self._fn)
             except BaseException as error:  # noqa: BLE001 - a body may raise anything; it ends as a row
                 self.error = error
             self._leave()
@@ -140,6 +140,7 @@ class Job:
             if self.cancelled:
                 self.error = TaskCancelled()
             else:
+                _here.job = self
                 # From here on the exception may come: whoever calls this stands inside `try`.
                 self.thread_id = threading.get_ident()
             return not self.cancelled
@@ -147,6 +148,7 @@ class Job:
     def _leave(self) -> None:
         with self._lock:
             self._ended = True
+            _here.job = None
             if self.cancelled and self.thread_id is not None:
                 _set_async_exc(self.thread_id, None)  # what has not been raised yet never will be
 
@@ -174,19 +176,19 @@ def _raise_in(thread_id: int, force: bool) -> bool:
     return True
 
 
-_current_job: contextvars.ContextVar[Job | None] = contextvars.ContextVar("car_current_job", default=None)
+class _Here(threading.local):
+    job: Job | None = None
+    """The newest of this thread."""
 
 
-def _with_job(job: Job, fn: Callable[[], Any]) -> Any:
-    _current_job.set(job)
-    return fn()
+_here = _Here()
 
 
 def _sleep(seconds: float, /) -> None:
     """`time.sleep`, which in a body's thread ends at a cancel."""
-    job = _current_job.get()
+    job = _here.job
     # Who sleeps after its exception (in a `finally`) sleeps as long as it says.
-    if job is None or job.cancelled or job.thread_id != threading.get_ident() or not seconds > 0:
+    if job is None or job.cancelled or not seconds > 0:
         _real_sleep(seconds)
     else:
         # A bare lock, because its wait is one call into C: an Event's is Python code that must not be cut in two.
@@ -196,8 +198,8 @@ def _sleep(seconds: float, /) -> None:
 def wait_for(bell: threading.Lock, timeout_s: float) -> bool:
     """Wait until somebody releases a lock, in seconds (-1: for ever); in a body's thread a cancel ends it too."""
     timeout_s = min(timeout_s, threading.TIMEOUT_MAX)
-    job = _current_job.get()
-    if job is None or job.thread_id != threading.get_ident():
+    job = _here.job
+    if job is None:
         return bell.acquire(timeout=timeout_s)
     job.bell = bell
     try:
@@ -212,11 +214,10 @@ def _follow_dropped() -> None:
     before = sys.unraisablehook
 
     def hook(unraisable: sys.UnraisableHookArgs, /) -> None:
-        job = _current_job.get()
-        if issubclass(unraisable.exc_type, TaskCancelled) and job and job.thread_id == threading.get_ident():
-            job.dropped()
-        else:
+        if not issubclass(unraisable.exc_type, TaskCancelled):
             before(unraisable)
+        elif _here.job is not None:
+            _here.job.dropped()
 
     sys.unraisablehook = hook
 

@@ -123,20 +123,8 @@ def history(
     ----------
     namespace
         None for every notebook's.
-    task, status, runner
-        One or several; a task's name may be a pattern: `load-*`.
-    since, until
-        Bounds on `scheduled_at`, the first included: a datetime or Timestamp, "2026-11-23 09:00", or a length back
-        from now such as "7d". What is naive is local time.
-    limit
-        Only the newest so many.
-    columns
-        Only these, in this order; quicker and smaller.
 
-    Raises
-    ------
-    UnknownTask, InvalidInput
-        For a name or a value that does not fit, with what to type.
+    What else may be given, and what is refused, `car.history` says.
     """
     import pandas as pd
 

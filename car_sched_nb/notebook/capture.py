@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from car_sched_nb.displayed import as_kept
 from car_sched_nb.notebook import commands, figures, guests, redirect
 from car_sched_nb.output import current_output, route_streams
 
@@ -26,21 +26,14 @@ def install(shell: InteractiveShell) -> Callable[[], None]:
         if output is None:
             publish(data, metadata, **options)
             return
-        bundle = {mime: _plain(value) for mime, value in data.items()}
-        text = str(data.get("text/plain", ""))
-        display_id = (options.get("transient") or {}).get("display_id")
+        shown = as_kept(data, metadata, options.get("transient"), options.get("update"))
         widget = data.get(_WIDGET)
         model_id = str(widget.get("model_id", "")) if isinstance(widget, dict) else ""
         region = guests.region_of(model_id)
         if region is not None:
-            bundle, text = region.bundle()
-        output.show(
-            bundle,
-            text=text,
-            metadata=metadata or None,
-            display_id=display_id or model_id or None,
-            update=bool(options.get("update")),
-        )
+            shown["bundle"], shown["text"] = region.bundle()
+        shown["display_id"] = shown["display_id"] or model_id or None
+        output.show(**shown)
 
     clear = publisher.clear_output
 
@@ -75,15 +68,3 @@ def install(shell: InteractiveShell) -> Callable[[], None]:
             publisher.publish = publish  # type: ignore[method-assign]
 
     return restore
-
-
-def _plain(value: Any) -> Any:
-    return base64.b64encode(value).decode() if isinstance(value, bytes) else value
-
-
-def show(shell: InteractiveShell, result: Any) -> str:
-    """Return a result as the notebook would print it."""
-    if shell.display_formatter is None:
-        return repr(result)
-    formatted, _ = shell.display_formatter.format(result, include={"text/plain"})  # type: ignore[no-untyped-call]
-    return str(formatted.get("text/plain", repr(result)))

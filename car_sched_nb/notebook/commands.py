@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from car_sched_nb import processes
 from car_sched_nb.errors import TaskCancelled
-from car_sched_nb.notebook.imports import Patches
+from car_sched_nb.notebook.patches import Patches
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell

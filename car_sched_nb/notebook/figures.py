@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from car_sched_nb.notebook.imports import when_imported
+from car_sched_nb.imported import when_imported
 from car_sched_nb.output import Output, current_output
 
 _TABLE = "matplotlib._pylab_helpers"

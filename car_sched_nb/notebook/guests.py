@@ -17,7 +17,8 @@ from typing import Any
 
 import msgspec
 
-from car_sched_nb.notebook.imports import Patches, when_imported
+from car_sched_nb.imported import when_imported
+from car_sched_nb.notebook.patches import Patches
 from car_sched_nb.notebook.redirect import Redirected
 from car_sched_nb.output import Output, Routed, Stream, current_output
 from car_sched_nb.pieces import pieces

@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from car_sched_nb.displayed import text_of
 from car_sched_nb.engine.events import MOST, Event
 from car_sched_nb.engine.handle import TaskHandle
 from car_sched_nb.engine.scheduler import Scheduler
@@ -68,7 +69,7 @@ class Session:
             shell.user_ns,
             transform=shell.transform_cell,
             publish=self._publish,
-            show=functools.partial(capture.show, shell),
+            show=functools.partial(text_of, shell),
             after=figures.show_and_close,
         )
         self.scheduler: Scheduler | None = None

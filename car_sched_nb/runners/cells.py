@@ -17,6 +17,7 @@ from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbformat import NotebookNode
 from nbformat.v4 import new_output
 
+from car_sched_nb.displayed import as_kept
 from car_sched_nb.errors import BodyFailed
 from car_sched_nb.executors.kernel import Kernel
 from car_sched_nb.output import Output
@@ -142,24 +143,13 @@ class Cells(NotebookClient):
             self._output.write(content["text"], content["name"])
             if self._is_too_much(len(content["text"]), cell):
                 return None
-        elif kind in ("display_data", "execute_result"):
-            self._show(content)
-        elif kind == "update_display_data":
-            self._show(content, update=True)
+        elif kind in ("display_data", "execute_result", "update_display_data"):
+            update = kind == "update_display_data"
+            self._output.show(**as_kept(content["data"], content.get("metadata"), content.get("transient"), update))
         elif kind == "error" and (self.allow_errors or "raises-exception" in tags(cell)):
             self._output.write(plain("\n".join(content["traceback"])) + "\n", "stderr")
         shown: NotebookNode | None = super().process_message(msg, cell, cell_index)
         return shown
-
-    def _show(self, content: dict[str, Any], update: bool = False) -> None:
-        data = dict(content["data"])
-        self._output.show(
-            data,
-            text=str(data.get("text/plain", "")),
-            metadata=content.get("metadata") or None,
-            display_id=(content.get("transient") or {}).get("display_id"),
-            update=update,
-        )
 
     def _is_too_much(self, length: int, cell: NotebookNode) -> bool:
         """Tell whether a cell has printed more than the kept notebook holds; the first time, say so in it."""
