@@ -6,7 +6,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 
 # What the lock file covers, beside the dependencies themselves.
-LOCKED := --extra lab --extra agents --extra local --extra notebooks --extra notify --group dev
+LOCKED := --extra lab --extra agents --extra local --extra notebooks --extra notify --extra plots --group dev
 
 # The peers of `make bench`, each with a tests/bench/peers-NAME.in and its lock.
 PEERS := apscheduler3 apscheduler4 dbos huey
