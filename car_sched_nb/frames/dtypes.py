@@ -88,10 +88,9 @@ def mappings(read: pa.ChunkedArray) -> np.ndarray[Any, Any]:
     import numpy as np
     import pyarrow as pa
 
-    found = np.empty(len(read), object)
-    encoded = read.combine_chunks().dictionary_encode() if len(read) else None
-    if encoded is None:
-        return found
+    if read.null_count == len(read):
+        return np.full(len(read), {}, object)
+    encoded = read.combine_chunks().dictionary_encode()
     if isinstance(encoded, pa.ChunkedArray):
         encoded = encoded.combine_chunks()
     values = np.empty(len(encoded.dictionary) + 1, object)

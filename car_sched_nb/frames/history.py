@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from car_sched_nb.errors import InvalidInput, UnknownTask, nearest
 from car_sched_nb.frames import dtypes
+from car_sched_nb.frames.recent import Read, recent
 from car_sched_nb.frames.scan import Column, scan
 from car_sched_nb.model import Cause, Status, Trigger
 from car_sched_nb.store.sqlite import SqliteStore
@@ -126,26 +127,35 @@ def history(
 
     What else may be given, and what is refused, `car.history` says.
     """
+    shown = _chosen(columns)
+    if limit is not None and limit < 0:
+        raise InvalidInput(f"limit is a whole number from 0, not {limit}")
+    where, bound = filters(store, namespace, task, since, until, status, runner, now_us)
+    since_us = None if since is None else bound[-1]
+    key = (where, *(bound if since is None else bound[:-1]), "of", limit, *shown)
+    if limit is not None:
+        key = (*key, since_us)  # of the newest since an instant, those since another are not a part
+    found = recent(store, key, since_us, lambda: _read(store, f"FROM executions e WHERE {where}", bound, shown, limit))
+    frame = found.frame.copy(deep=False)  # what the caller changes in it is copied first, by pandas 3
+    if found.params is not None:
+        frame.insert(list(shown).index("params") - 1, "params", dtypes.mappings(found.params))
+    return frame
+
+
+def _read(store: SqliteStore, source: str, bound: Sequence[Any], shown: dict[str, _Shown], limit: int | None) -> Read:
     import pandas as pd
 
-    shown = _chosen(columns)
-    where, bound = filters(store, namespace, task, since, until, status, runner, now_us)
-    source = f"FROM executions e WHERE {where}"
-    if limit is not None:
-        if limit < 0:
-            raise InvalidInput(f"limit is a whole number from 0, not {limit}")
-        newest = f"SELECT e.seq {source.replace('{i}', '')} ORDER BY e.seq DESC LIMIT ?"
-        source, bound = f"FROM executions e WHERE e.seq IN ({newest})", [*bound, limit]
     wanted = list(dict.fromkeys(one.read for one in shown.values()))
-    read = dict(zip(wanted, scan(store, source, bound, wanted), strict=True))
+    read = dict(zip(wanted, scan(store, source, bound, wanted, limit), strict=True))
+    params = read.get(COLUMNS["params"].read)
     known = _known(store)
     made: dict[str, Any] = {}
     for column in wanted:
         array = read.pop(column)  # what was read is let go as soon as it is a column
-        made |= {name: one.make(array, known) for name, one in shown.items() if one.read == column}
-    made = {name: made[name] for name in shown}
+        made |= {name: one.make(array, known) for name, one in shown.items() if one.read == column and name != "params"}
+    made = {name: made[name] for name in shown if name != "params"}
     index = pd.Index(made.pop("execution_id"), name="execution_id")
-    return pd.DataFrame(made, index=index, copy=False)
+    return Read(pd.DataFrame(made, index=index, copy=False), params)
 
 
 def _chosen(columns: Sequence[str] | None) -> dict[str, _Shown]:
@@ -175,7 +185,7 @@ def filters(
     runner: str | Sequence[str] | None,
     now_us: int,
 ) -> tuple[str, list[Any]]:
-    """Return a condition on `executions e`, for `scan`, and what is bound in it."""
+    """Return a condition on `executions e`, for `scan`, and what is bound in it, since when last."""
     parts: list[str] = ["TRUE"]
     bound: list[Any] = []
 
@@ -189,13 +199,12 @@ def filters(
         others = store.rows("SELECT 1 FROM tasks WHERE namespace != ? LIMIT 1", namespace)
         if others:
             among("{i}e.task_id", [row[0] for row in store.rows("SELECT id FROM tasks WHERE namespace = ?", namespace)])
-    bounds = [None if one is None else parse_instant(one, now_us=now_us) for one in (since, until)]
-    for at_us, sign in zip(bounds, (">=", "<"), strict=True):
-        if at_us is not None:
-            parts.append(f"{{i}}e.scheduled_at {sign} ?")
-            bound.append(at_us)
-    if bounds[0] is not None and bounds[1] is not None and bounds[0] > bounds[1]:
+    since_us, until_us = (parse_instant(one, now_us=now_us) for one in (since, until))
+    if since_us is not None and until_us is not None and since_us > until_us:
         raise InvalidInput(f"since ({since}) is after until ({until}); swap them")
+    if until_us is not None:
+        parts.append("{i}e.scheduled_at < ?")
+        bound.append(until_us)
     if status is not None:
         states = _several(status)
         for state in states:
@@ -205,6 +214,9 @@ def filters(
         among("+e.status", states)
     if runner is not None:
         among("e.runner", _several(runner))
+    if since_us is not None:
+        parts.append("{i}e.scheduled_at >= ?")
+        bound.append(since_us)
     return " AND ".join(parts), bound
 
 

@@ -7,7 +7,7 @@ Arrow take the texts apart. A second SQLite library on the same file would break
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from car_sched_nb.store.sqlite import SqliteStore
 
-CHUNK = 20_000
-"""Rows that one statement joins: their texts stay far below SQLite's limit of a billion bytes, and small in memory."""
+CHUNK = 5_000
+"""Rows that one statement joins: their texts stay small enough for memory that malloc has at hand already."""
 
 FEW = 50_000
 """Up to so many rows are found by the filter's index; for more of them the whole table is read."""
@@ -29,6 +29,8 @@ FEW = 50_000
 _THREADS = 2
 Kind = Literal["int", "maybe", "number", "text", "code"]
 Array = Any  # np.ndarray | pa.ChunkedArray
+Ask = Callable[..., list[tuple[Any, ...]]]
+"""Rows of a query and what is bound in it."""
 
 
 class Column(NamedTuple):
@@ -44,14 +46,20 @@ class Column(NamedTuple):
     usual: str | None = None
 
 
-def scan(store: SqliteStore, source: str, bound: Sequence[Any], columns: Sequence[Column]) -> list[Array]:
+def scan(
+    store: SqliteStore, source: str, bound: Sequence[Any], columns: Sequence[Column], limit: int | None = None
+) -> list[Array]:
     """Return columns of executions in the order of their `seq`; from any thread.
+
+    Rows that are written meanwhile are not among them, and no row is half of before and half of after a change.
 
     Parameters
     ----------
     source
         `FROM executions e WHERE ...`, with `?` for `bound`, and `{i}` before each column whose index is of no use when
         much of the table is read.
+    limit
+        Only the newest so many.
 
     Returns
     -------
@@ -64,14 +72,17 @@ def scan(store: SqliteStore, source: str, bound: Sequence[Any], columns: Sequenc
     StoreError
         When the store cannot be read.
     """
-    indexed = source.replace("{i}", "")
-    if store.rows(f"SELECT count(*) {indexed}", *bound)[0][0] <= FEW:
+    indexed, plain = source.replace("{i}", ""), source.replace("{i}", "+")
+    count = store.rows(f"SELECT count(*) {indexed}", *bound)[0][0]
+    few = min(count, count if limit is None else limit) <= FEW
+    first, last = _range(store, indexed if count <= FEW else plain, bound, limit)
+    if few:
         # Each of these rows is far from the next: it is read once, with all of its columns.
-        pieces = [_piece(store, indexed, bound, [column._replace(usual=None) for column in columns])]
+        dense = [column._replace(usual=None) for column in columns]
+        where = f"{indexed if count <= FEW else plain} AND {'+' * (count <= FEW)}e.seq BETWEEN ? AND ?"
+        pieces = [_piece(store, where, bound, dense, (first, last))]
     else:
-        ranged = source.replace("{i}", "+") + " AND e.seq BETWEEN ? AND ?"
-        first, last = store.rows(f"SELECT min(e.seq), max(e.seq) {source.replace('{i}', '+')}", *bound)[0]
-        read = partial(_piece, store, ranged, bound, columns)
+        read = partial(_piece, store, f"{plain} AND e.seq BETWEEN ? AND ?", bound, columns)
         ranges = [(low, min(low + CHUNK - 1, last)) for low in range(first, last + 1, CHUNK)]
         with ThreadPoolExecutor(_THREADS, thread_name_prefix="car-scan") as pool:
             pieces = list(pool.map(read, ranges))
@@ -80,33 +91,44 @@ def scan(store: SqliteStore, source: str, bound: Sequence[Any], columns: Sequenc
     return [_joined([piece.pop() for piece in pieces], column.kind) for column in columns]
 
 
+def _range(store: SqliteStore, source: str, bound: Sequence[Any], limit: int | None) -> tuple[int, int]:
+    """Return the first and last `seq` of the newest rows; of no row a range that is empty."""
+    if limit is None:
+        first, last = store.rows(f"SELECT min(e.seq), max(e.seq) {source}", *bound)[0]
+    else:
+        newest = f"SELECT e.seq {source} ORDER BY e.seq DESC LIMIT ?"
+        first, last = store.rows(f"SELECT min(seq), max(seq) FROM ({newest})", *bound, limit)[0]
+    return (1, 0) if first is None else (first, last)
+
+
 def _piece(
-    store: SqliteStore, where: str, bound: Sequence[Any], columns: Sequence[Column], seqs: tuple[int, ...] = ()
+    store: SqliteStore, where: str, bound: Sequence[Any], columns: Sequence[Column], seqs: tuple[int, int]
 ) -> list[Array]:
-    """Read rows, of a range of `seq` when there is one."""
+    """Read the rows of a range of `seq`."""
     values = (*bound, *seqs)
     dense = [column for column in columns if column.usual is None]
     sparse = [column for column in columns if column.usual is not None]
-    rows, *found = _read(store, where, values, dense)
-    order = None
-    if len(rows) > 1 and not (rows[1:] > rows[:-1]).all():
-        order = rows.argsort()
-        rows, found = rows[order], [_taken(one, order) for one in found]
-    filled = iter(_unusual(store, where, values, sparse, rows))
+    with store.at_one_moment() as ask:
+        rows, *found = _read(ask, where, values, dense)
+        order = None
+        if len(rows) > 1 and not (rows[1:] > rows[:-1]).all():
+            order = rows.argsort()
+            rows, found = rows[order], [_taken(one, order) for one in found]
+        filled = iter(_unusual(ask, where, values, sparse, rows))
     dense_found = iter(found)
     return [next(dense_found if column.usual is None else filled) for column in columns]
 
 
-def _read(store: SqliteStore, where: str, values: Sequence[Any], columns: Sequence[Column]) -> list[Array]:
+def _read(ask: Ask, where: str, values: Sequence[Any], columns: Sequence[Column]) -> list[Array]:
     """Return `seq` and the columns of the rows that are found, in any order."""
     wanted = [Column("e.seq", "int"), *columns]
     texts = ", ".join(f"CAST({_SQL[column.kind].format(column.sql)} AS BLOB)" for column in wanted)
-    count, *joined = store.rows(f"SELECT count(*), {texts} {where}", *values)[0]
+    count, *joined = ask(f"SELECT count(*), {texts} {where}", *values)[0]
     return [_READ[column.kind](text or b"", count) for column, text in zip(wanted, joined, strict=True)]
 
 
 def _unusual(
-    store: SqliteStore, where: str, values: Sequence[Any], columns: Sequence[Column], rows: np.ndarray[Any, Any]
+    ask: Ask, where: str, values: Sequence[Any], columns: Sequence[Column], rows: np.ndarray[Any, Any]
 ) -> list[Array]:
     """Read the columns that mostly have their usual value, where they have another."""
     import numpy as np
@@ -115,7 +137,7 @@ def _unusual(
     if not columns:
         return []
     other = " OR ".join(f"{column.sql} IS NOT {column.usual}" for column in columns)
-    seqs, *found = _read(store, f"{where} AND ({other})", values, columns)
+    seqs, *found = _read(ask, f"{where} AND ({other})", values, columns)
     at = np.searchsorted(rows, seqs)
     filled: list[Array] = []
     places: pa.Array | None = None

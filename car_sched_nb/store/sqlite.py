@@ -265,17 +265,36 @@ class SqliteStore:
         return self._read(lambda cursor: [fn(row) for row in cursor], sql, bindings)
 
     def _read(self, take: Callable[[apsw.Cursor], T], sql: str, bindings: tuple[Any, ...]) -> T:
+        with self._reader() as reader:
+            return take(reader.execute(sql, bindings))
+
+    @contextmanager
+    def at_one_moment(self) -> Iterator[Callable[..., list[tuple[Any, ...]]]]:
+        """Yield a `rows` whose queries all see the store as the first of them does, whatever is written meanwhile."""
+        with self._reader() as reader:
+            if self.in_memory:
+                yield lambda sql, *bindings: reader.execute(sql, bindings).fetchall()
+                return
+            reader.execute("BEGIN")
+            try:
+                yield lambda sql, *bindings: reader.execute(sql, bindings).fetchall()
+            finally:
+                reader.execute("ROLLBACK")
+
+    @contextmanager
+    def _reader(self) -> Iterator[apsw.Connection]:
         self.check_process()
         if self.in_memory:
             with self._write_lock:
-                return take(self._write.execute(sql, bindings))
+                yield self._write
+            return
         try:
             reader = self._readers.pop()
         except IndexError:
             reader = self._connect(read=True)
         try:
             with self._explained(reader):
-                return take(reader.execute(sql, bindings))
+                yield reader
         finally:
             self._readers.append(reader)
 
