@@ -7,8 +7,10 @@ Arrow take the texts apart. A second SQLite library on the same file would break
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -25,6 +27,9 @@ CHUNK = 5_000
 
 FEW = 50_000
 """Up to so many rows are found by the filter's index; for more of them the whole table is read."""
+
+FEWEST = 1_000
+"""Of fewer a thread has no use."""
 
 _THREADS = 2
 Kind = Literal["int", "maybe", "number", "text", "code"]
@@ -74,21 +79,28 @@ def scan(
     """
     indexed, plain = source.replace("{i}", ""), source.replace("{i}", "+")
     count = store.rows(f"SELECT count(*) {indexed}", *bound)[0][0]
-    few = min(count, count if limit is None else limit) <= FEW
     first, last = _range(store, indexed if count <= FEW else plain, bound, limit)
-    if few:
+    if min(count, count if limit is None else limit) <= FEW:
         # Each of these rows is far from the next: it is read once, with all of its columns.
-        dense = [column._replace(usual=None) for column in columns]
+        columns_read = [column._replace(usual=None) for column in columns]
+        step = max(FEWEST, -(-(last + 1 - first) // _THREADS))
         where = f"{indexed if count <= FEW else plain} AND {'+' * (count <= FEW)}e.seq BETWEEN ? AND ?"
-        pieces = [_piece(store, where, bound, dense, (first, last))]
     else:
-        read = partial(_piece, store, f"{plain} AND e.seq BETWEEN ? AND ?", bound, columns)
-        ranges = [(low, min(low + CHUNK - 1, last)) for low in range(first, last + 1, CHUNK)]
-        with ThreadPoolExecutor(_THREADS, thread_name_prefix="car-scan") as pool:
-            pieces = list(pool.map(read, ranges))
-    pieces = [piece[::-1] for piece in pieces]
+        columns_read, step, where = list(columns), CHUNK, f"{plain} AND e.seq BETWEEN ? AND ?"
+    ranges = [(low, min(low + step - 1, last)) for low in range(first, last + 1, step)]
+    with ThreadPoolExecutor(_THREADS, thread_name_prefix="car-scan") as pool:
+        pieces = [piece[::-1] for piece in pool.map(partial(_piece, store, where, bound, columns_read), ranges)]
     # Each is taken out of its pieces: nothing is there twice for longer than a column takes.
-    return [_joined([piece.pop() for piece in pieces], column.kind) for column in columns]
+    joined = [_joined([piece.pop() for piece in pieces], column.kind) for column in columns]
+    if count > FEW:
+        _give_back()
+    return joined
+
+
+def _give_back() -> None:
+    """Return the memory of the joined texts to the system, before the columns take theirs; glibc alone keeps it."""
+    with suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _range(store: SqliteStore, source: str, bound: Sequence[Any], limit: int | None) -> tuple[int, int]:
