@@ -78,13 +78,13 @@ def scan(
         When the store cannot be read.
     """
     indexed, plain = source.replace("{i}", ""), source.replace("{i}", "+")
-    count = store.rows(f"SELECT count(*) {indexed}", *bound)[0][0]
-    first, last = _range(store, indexed if count <= FEW else plain, bound, limit)
-    if min(count, count if limit is None else limit) <= FEW:
+    many = bool(store.rows(f"SELECT 1 {indexed} LIMIT 1 OFFSET {FEW}", *bound))
+    first, last = _range(store, plain if many else indexed, bound, limit)
+    if not many or (limit is not None and limit <= FEW):
         # Each of these rows is far from the next: it is read once, with all of its columns.
         columns_read = [column._replace(usual=None) for column in columns]
         step = max(FEWEST, -(-(last + 1 - first) // _THREADS))
-        where = f"{indexed if count <= FEW else plain} AND {'+' * (count <= FEW)}e.seq BETWEEN ? AND ?"
+        where = f"{plain if many else indexed} AND {'' if many else '+'}e.seq BETWEEN ? AND ?"
     else:
         columns_read, step, where = list(columns), CHUNK, f"{plain} AND e.seq BETWEEN ? AND ?"
     ranges = [(low, min(low + step - 1, last)) for low in range(first, last + 1, step)]
@@ -92,7 +92,7 @@ def scan(
         pieces = [piece[::-1] for piece in pool.map(partial(_piece, store, where, bound, columns_read), ranges)]
     # Each is taken out of its pieces: nothing is there twice for longer than a column takes.
     joined = [_joined([piece.pop() for piece in pieces], column.kind) for column in columns]
-    if count > FEW:
+    if many:
         _give_back()
     return joined
 
