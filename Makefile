@@ -9,7 +9,7 @@ INSTALLED := .venv/installed
 LOCKED := --extra lab --extra agents --extra local --extra notebooks --extra notify --extra plots --group dev
 
 # The peers of `make bench`, each with a tests/bench/peers-NAME.in and its lock.
-PEERS := apscheduler3 apscheduler4 dbos huey
+PEERS := apscheduler3 apscheduler4 dbos huey readers
 
 .PHONY: demo test test-long lab bench lint lock clean browser
 

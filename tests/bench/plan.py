@@ -31,6 +31,8 @@ class Call:
     """Fills the store, once for all rounds."""
     against: Call | None = None
     """Measured just before it; the figures get `ratio`, how many times as long this one takes."""
+    environment: str = ""
+    """In place of the contestant's own."""
 
     def sized(self, quick: bool) -> dict[str, Any]:
         """Return what it is given in a full run or in a quick one."""
@@ -59,7 +61,12 @@ class Row:
 
 
 def call(
-    function: str, filled: Call | None = None, against: Call | None = None, module: str = "", **given: Any
+    function: str,
+    filled: Call | None = None,
+    against: Call | None = None,
+    module: str = "",
+    environment: str = "",
+    **given: Any,
 ) -> Call:
     """Return a call; a pair among what is given is (a full run's, `--quick`'s)."""
-    return Call(function, given, module, filled, against)
+    return Call(function, given, module, filled, against, environment)

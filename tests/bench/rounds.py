@@ -127,7 +127,8 @@ class Rounds:
     def _child(self, contestant: str, call: Call, place: Path) -> Figures:
         module = call.module or f"contestants.{contestant}"
         given = json.dumps(call.sized(self._quick))
-        command = [str(python_of(contestant)), "-m", "tests.bench.child", module, call.function, given]
+        python = python_of(call.environment or contestant)
+        command = [str(python), "-m", "tests.bench.child", module, call.function, given]
         out = finish(command, place)
         figures: Figures = json.loads(out.splitlines()[-1])
         return figures

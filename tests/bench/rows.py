@@ -10,6 +10,7 @@ from typing import Any
 from tests.bench.plan import Call, Calls, Row, call
 from tests.bench.words import (
     beside_cell,
+    beside_reading,
     idle_cost,
     in_seconds,
     killed,
@@ -17,6 +18,7 @@ from tests.bench.words import (
     middle_and_worst,
     milliseconds,
     per_second,
+    seconds_and_memory,
     times_as_long,
 )
 
@@ -57,6 +59,31 @@ def rerun(contestant: str, fill: Call) -> Calls:
 
 def kill(contestant: str, every_s: float = 0.1, **given: Any) -> Call:
     return call("kills", module="lives", contestant=contestant, times=KILLS, every_s=every_s, **given)
+
+
+YEAR = call("fill_year", module="contestants.ours", environment="ours", rows=EARLIER)
+READERS = {
+    "pandas.read_sql, sqlite3": "sqlite3",
+    "pandas.read_sql, SQLAlchemy": "sqlalchemy",
+    "pandas.read_sql, ADBC": "adbc",
+    "connectorx": "connectorx",
+}
+NO_FRAME = dict.fromkeys(("apscheduler3", "huey"), NO_HISTORY) | dict.fromkeys(("apscheduler4", "dbos"), "-: no frame")
+
+
+def readers(function: str, **given: Any) -> Calls:
+    """Return who else reads the store, a copy of which each of them finds."""
+    return {
+        label: call(function, YEAR, module="readers", environment="readers", how=how, **given)
+        for label, how in READERS.items()
+    }
+
+
+def parts() -> Calls:
+    return {
+        label: call("read_part", YEAR, task=task, day=day, times=(9, 3))
+        for label, task, day in (("a task's 20,000", "task7", False), ("a day's 2,740", "", True))
+    }
 
 
 ROWS = (
@@ -365,6 +392,50 @@ ROWS = (
             "apscheduler4": "no",
             "huey": "no: only what has not started",
             "dbos": {"at its next step": call("cancel", times=(20, 2))},
+        },
+    ),
+    Row(
+        "history",
+        "**1,000,000 executions as a DataFrame** of 29 columns: time, and memory at the peak; the floor, other readers "
+        "of a copy, leaves the values as they are stored",
+        "<= 1.5 s, <= 450 MB",
+        seconds_and_memory,
+        "s",
+        {
+            "ours": {
+                "`car.history()`": call("read_year", YEAR),
+                "asked again, nothing new": call("read_year", YEAR, again=True),
+            },
+            "floor": readers("whole"),
+            **NO_FRAME,
+        },
+    ),
+    Row(
+        "slice",
+        "**A part of these**, p50 / worst; the floor: a task's 20,000",
+        "<= 50 ms",
+        middle_and_worst,
+        "p50_ms",
+        {"ours": parts(), "floor": readers("part", times=(9, 3)), **NO_FRAME},
+    ),
+    Row(
+        "reading",
+        "**100 executions/s while all 1,000,000 are read again and again**: p50 / p99 from the planned instant to the "
+        "body's begin",
+        "as alone",
+        beside_reading,
+        "p99_ms",
+        {
+            "ours": {
+                "alone": call("beside_reading", YEAR, how="", seconds=CELL_S),
+                "beside `car.history()`": call("beside_reading", YEAR, how="ours", seconds=CELL_S),
+            },
+            "floor": {
+                "ours, beside pandas.read_sql of a copy": call(
+                    "beside_reading", YEAR, module="contestants.ours", how="sqlite3", seconds=CELL_S
+                )
+            },
+            **NO_FRAME,
         },
     ),
 )

@@ -40,3 +40,13 @@ def middle_and_worst(found: Figures) -> str:
 
 def killed(found: Figures) -> str:
     return f"{found['twice']:.0f} / {found['never']:.0f} / {found['unexplained']:.0f} of {found['slots']:.0f}"
+
+
+def seconds_and_memory(found: Figures) -> str:
+    took = f"{found['s']:.2f} s" if found["s"] >= 0.1 else f"{found['s'] * 1000:.0f} ms"
+    return f"{took}, {found['mb']:,.0f} MB"
+
+
+def beside_reading(found: Figures) -> str:
+    read = f", read {found['reads']:,.0f} times" if "reads" in found else ""
+    return f"{lateness(found)}{read}"

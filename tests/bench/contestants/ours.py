@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import os
+import shutil
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import anyio
 import apsw
 
 import car_sched_nb as car
+from car_sched_nb.frames import recent
+from tests.bench import readers
 from tests.bench.figures import (
     HAND_WAIT_S,
     STORE,
@@ -30,6 +35,7 @@ from tests.bench.figures import (
 
 CALLERS = 100
 RARELY = "7d"
+YEAR_US = 365 * 86_400_000_000
 PLACES = {"file": STORE, "memory": ":memory:"}
 LATENESS = Lateness()
 
@@ -290,3 +296,86 @@ async def cancel(kind: str, times: int) -> Figures:
     if stopped != times:
         raise UnfinishedError(stopped, times)
     return {"p50_ms": percentile(took_s, 0.5) * 1000, "max_ms": max(took_s) * 1000}
+
+
+# History
+
+
+async def fill_year(rows: int) -> Figures:
+    """Store so many executions of fifty tasks in the year before now: most completed, some with errors or tokens."""
+    async with scheduler_on("file") as scheduler:
+        await define(scheduler, (car.Task(f"task{number}", "no-op", runner="agent") for number in range(50)))
+        await scheduler.run_now("task0")
+        await scheduler.wait()
+    task = "(SELECT id FROM tasks WHERE namespace = 'default' AND name = 'task' || (copies.n % 50))"
+    ids = f"{task} || ':int:' || (copies.n / 50)"
+    at = f"({time.time_ns() // 1000} + {YEAR_US // rows} * (copies.n - {rows}))"
+    fails, agent = "copies.n % 50 = 7 AND copies.n % 3 = 0", "copies.n % 50 = 3"
+    differing = {
+        "task_id": task,
+        "execution_id": ids,
+        "occurrence_id": ids,
+        "slot": "copies.n / 50",
+        "trigger": "'interval'",
+        "cause": "'slot'",
+        "status": f"CASE WHEN {fails} THEN 'failed' WHEN copies.n % 97 = 0 THEN 'skipped' ELSE 'completed' END",
+        "reason": "CASE WHEN copies.n % 97 = 0 THEN 'overlap' END",
+        "scheduled_at": at,
+        "started_at": f"{at} + copies.n % 5000",
+        "finished_at": f"{at} + copies.n % 5000 + copies.n % 700000",
+        "duration": "copies.n % 700000",
+        "answer": f"CASE WHEN NOT ({fails}) THEN copies.n || ' rows' END",
+        "error": f"CASE WHEN {fails} THEN 'KeyError: pear' END",
+        "error_type": f"CASE WHEN {fails} THEN 'KeyError' END",
+        "turns": f"CASE WHEN {agent} THEN 2 END",
+        "tokens_in": f"CASE WHEN {agent} THEN 1000 + copies.n % 77 END",
+        "tokens_out": f"CASE WHEN {agent} THEN 100 + copies.n % 77 END",
+        "cost": f"CASE WHEN {agent} THEN 0.001 END",
+        "model": f"CASE WHEN {agent} THEN 'a model' END",
+    }
+    multiply("executions", rows, differing)
+    return {"rows": rows}
+
+
+def read_year(again: bool = False) -> Figures:
+    """Time the whole history, once or a second time."""
+    held = readers.count()
+    if again:
+        time.sleep(0.2)  # what was written a moment ago may be followed by more of the same time
+        kept = car.history(store=STORE)
+        readers.check(kept, held)
+    return readers.timed(lambda: car.history(store=STORE), lambda: car.history(store=STORE, limit=3), held)
+
+
+def read_part(task: str, day: bool, times: int) -> Figures:
+    """Time a task's executions or those of a day, each time from the store."""
+    until = dt.datetime.now(dt.UTC) - dt.timedelta(days=7)
+    asked: dict[str, Any] = {"since": until - dt.timedelta(days=1), "until": until} if day else {"task": task}
+
+    def read() -> Any:
+        recent.forget()
+        return car.history(store=STORE, **asked)
+
+    return readers.timed_part(read, times, len(read()) if day else readers.count(task))
+
+
+def beside_reading(how: str, seconds: float) -> Figures:
+    """Run 100 tasks a second on a store of a million executions, and read these again and again in another thread."""
+    copy, reads, held = f"copy-{STORE}", 0, readers.count()
+    shutil.copy(STORE, copy)
+    read = readers.reader(how, copy) if how == "sqlite3" else None
+    car.history(store=STORE, limit=3)  # imports pandas, which everybody does once
+    with in_a_thread("file", "agent"):
+        begin = LATENESS.watch(seconds)
+        time.sleep(max(0.0, begin - time.time()))
+        while time.time() < begin + seconds:
+            if how == "ours":
+                reads += len(car.history(store=STORE)) >= held
+            elif read is not None:
+                reads += len(read(f"{readers.ALL} ORDER BY e.seq")) >= held
+            else:
+                time.sleep(0.1)
+        time.sleep(1)
+    if how and not reads:
+        raise UnfinishedError(0, 1)
+    return {**LATENESS.figures(int(100 * seconds)), **({"reads": reads} if how else {})}
