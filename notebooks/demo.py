@@ -21,7 +21,7 @@ import car_sched_nb as car
 
 HERE = Path(__file__).resolve().parent
 BUILD = HERE.parent / "build" / "demo"
-INPUT = ["prices.csv", "report.ipynb"]
+INPUT = ["prices.csv", "report.ipynb", "year.py"]
 CELL_TIMEOUT_S = 120
 
 COLUMNS = ["task", "trigger", "slot", "status", "started", "late ms", "took ms", "answer"]
@@ -47,7 +47,10 @@ def main() -> int:
     print(f"Running {source.name} in a kernel of {sys.prefix}", flush=True)
     error = run(notebook, path, store)
     page.write_text(as_html(notebook, source.stem), encoding="utf-8")
-    print(f"{source.name} stopped:\n{error}" if error else f"\nIts history:\n\n{history_table(store)}")
+    if error:
+        print(f"{source.name} stopped:\n{error}")
+    elif store.exists():  # a notebook that only reads has none
+        print(f"\nIts history:\n\n{history_table(store)}")
     print(f"\nThe notebook with its outputs: {page.relative_to(HERE.parent)}")
     return 1 if error else 0
 
