@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from car_sched_nb.model import Task as Task
     from car_sched_nb.model import TaskStatus as TaskStatus
     from car_sched_nb.model import Trigger as Trigger
+    from car_sched_nb.notebook import plot as plot
     from car_sched_nb.notebook.decorator import on as on
     from car_sched_nb.notebook.decorator import runner as runner
     from car_sched_nb.notebook.decorator import task as task
@@ -92,17 +93,22 @@ _HOMES = {
     "runners.mail": "Mailbox State",
     "runners.track": "progress track",
 }
+_MODULES = {"plot": "notebook.plot"}
 _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
 
 # `car.list` and `car.help` are meant; `from car_sched_nb import *` must not replace the builtins of these names.
-__all__ = sorted({*_HOME, "__version__", "load_ipython_extension", "unload_ipython_extension"} - {"help", "list"})  # noqa: PLE0605
+_HERE = ("__version__", "load_ipython_extension", "unload_ipython_extension")
+__all__ = sorted({*_HOME, *_MODULES, *_HERE} - {"help", "list"})  # noqa: PLE0605
 
 
 def __getattr__(name: str) -> Any:
-    home = _HOME.get(name)
-    if home is None:
+    value: Any
+    if name in _MODULES:
+        value = import_module(f"{__name__}.{_MODULES[name]}")
+    elif name in _HOME:
+        value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{home}"), name)
     globals()[name] = value
     return value
 

@@ -1,4 +1,4 @@
-"""Pictures of the dashboard to be looked at: `python -m tests.browser.pictures FOLDER`."""
+"""Pictures of the dashboard and of charts to be looked at: `python -m tests.browser.pictures FOLDER`."""
 
 import base64
 import shutil
@@ -10,6 +10,7 @@ from pathlib import Path
 
 from playwright.sync_api import expect
 
+from tests.browser import chart_stores
 from tests.browser.board import Board
 from tests.browser.chromium import MISSING, find_chromium
 from tests.browser.lab import Lab, Notebook, launched_browser, write_notebook
@@ -77,6 +78,18 @@ async def define(scheduler):
 
 current_session().call(define)
 await car.wait()"""
+
+
+CHARTS = {
+    "timeline": {"usual": 'since="5d"', "hard": "", "one": "", "many": "", "empty": ""},
+    "durations": {"usual": '"load"', "hard": '"load-07"', "one": ""},
+    "calendar": {"usual": '"backup"', "hard": "", "one": ""},
+    "plan": {"usual": "", "hard": "", "one": ""},
+    "graph": {"usual": "", "hard": "", "empty": ""},
+}
+WHOLE = {"@jupyterlab/notebook-extension:tracker": {"windowingMode": "none"}}
+PLAIN = "import sys\nsys.modules['plotly'] = None"
+"""From then on as where plotly is not installed."""
 
 
 class Pictures:
@@ -161,6 +174,36 @@ class Pictures:
             board.wait_for("load-00003", last="completed")
             self.take(board, "ten-thousand")
 
+    def charts(self) -> None:
+        """Each chart of each store, as plotly's figure and as a still picture, in light and dark."""
+        folder = self._lab.root / "charts"
+        for store in dict.fromkeys(store for stores in CHARTS.values() for store in stores):
+            getattr(chart_stores, store)(folder / f"{store}.db")
+        calls = {
+            f"{chart}-{store}": f"car.plot.{chart}({given}{', ' * bool(given)}store={str(folder / store)!r} + '.db')"
+            for chart, stores in CHARTS.items()
+            for store, given in stores.items()
+        }
+        for kind, first in (("figure", ""), ("still", PLAIN)):
+            cells = [f"import car_sched_nb as car\n{first}", *calls.values()]
+            path = folder / f"{kind}.ipynb"
+            write_notebook(path, cells, {}, Path(self._lab.env["JUPYTER_DATA_DIR"]))
+            notebook = self._lab.open(path, viewport=(1366, 1500), settings=WHOLE)
+            try:
+                for index in range(len(cells)):
+                    notebook.run(index, timeout_s=90)
+                for theme in ("Light", "Dark"):
+                    if theme == "Dark":
+                        notebook.change_theme("JupyterLab Dark")
+                    for index, name in enumerate(calls, 1):
+                        notebook.page.mouse.move(0, 0)
+                        notebook.output(index).scroll_into_view_if_needed()
+                        taken = self._folder / f"{name}-{kind}-{theme.lower()}.png"
+                        notebook.output(index).screenshot(path=taken)
+                        print(taken, flush=True)
+            finally:
+                notebook.close()
+
 
 def narrow(notebook: Notebook) -> None:
     """Make the page so narrow that the dashboard has about 400 pixels."""
@@ -170,7 +213,7 @@ def narrow(notebook: Notebook) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Take all pictures, or those that are named after the folder: empty, five, failures, many."""
+    """Take all pictures, or those that are named after the folder: empty, five, failures, many, charts."""
     chromium = find_chromium()
     if not arguments or not chromium:
         print(__doc__ if chromium else MISSING, file=sys.stderr)
@@ -187,6 +230,7 @@ def main(arguments: Sequence[str]) -> int:
                 "five": pictures.five,
                 "failures": pictures.failures,
                 "many": pictures.many,
+                "charts": pictures.charts,
             }
             for name in arguments[1:] or takes:
                 takes[name]()
