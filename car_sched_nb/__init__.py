@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from car_sched_nb.notebook.verbs import list as list
     from car_sched_nb.notebook.verbs import logs as logs
     from car_sched_nb.notebook.verbs import mailbox as mailbox
+    from car_sched_nb.notebook.verbs import maintain as maintain
+    from car_sched_nb.notebook.verbs import maintenance as maintenance
     from car_sched_nb.notebook.verbs import model_get as model_get
     from car_sched_nb.notebook.verbs import models as models
     from car_sched_nb.notebook.verbs import namespace as namespace
@@ -87,8 +89,8 @@ _HOMES = {
     "model": "Cause Execution Status Task TaskStatus Trigger",
     "notebook.decorator": "on runner task",
     "notebook.verbs": "adopt answers archive arm artifact backfill cancel config dashboard debug delete edit help "
-    "history list logs mailbox model_get models namespace outputs pause preview resume run run_now scheduler send show "
-    "slots state summary tasks transcript wait",
+    "history list logs mailbox maintain maintenance model_get models namespace outputs pause preview resume run "
+    "run_now scheduler send show slots state summary tasks transcript wait",
     "runners.base": "AgentOutput AgentRunner AgentSpec Runtime SharedInfra current",
     "runners.mail": "Mailbox State",
     "runners.track": "progress track",

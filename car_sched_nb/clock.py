@@ -26,6 +26,10 @@ class Clock(Protocol):
         """Return when `wake` is set, the wall clock reaches `until_us`, or it is time to look again."""
         ...
 
+    async def reach(self, until_us: int) -> None:
+        """Return when the wall clock has reached an instant; any number may wait so, for what has no hurry."""
+        ...
+
 
 class SystemClock:
     """The clock of this machine."""
@@ -40,6 +44,10 @@ class SystemClock:
         rest_us = LONGEST_SLEEP_US if until_us is None else until_us - self.now_us()
         with anyio.move_on_after(max(0, min(rest_us, LONGEST_SLEEP_US)) / 1e6):
             await wake.wait()
+
+    async def reach(self, until_us: int) -> None:
+        while (rest_us := until_us - self.now_us()) > 0:  # noqa: ASYNC110 - nobody tells of the time
+            await anyio.sleep(min(rest_us, LONGEST_SLEEP_US) / 1e6)
 
 
 class VirtualClock:
@@ -57,6 +65,7 @@ class VirtualClock:
         self._until_us: int | None = None
         self._reached = anyio.Event()
         self._waiting = anyio.Event()
+        self._moved = anyio.Event()
 
     def now_us(self) -> int:
         return self._now_us
@@ -75,16 +84,25 @@ class VirtualClock:
                 group.start_soon(_first, event, group.cancel_scope)
         self._waiting = anyio.Event()
 
+    async def reach(self, until_us: int) -> None:
+        while self._now_us < until_us:
+            await self._moved.wait()
+
     def set(self, now_us: int) -> None:
         """Let time pass until an instant, at once; an earlier one is a step back."""
         self._mono_us += max(0, now_us - self._now_us)
         self._now_us = now_us
-        self._reached.set()
+        self._tell()
 
     def step(self, by_us: int) -> None:
         """Set the wall clock, as NTP or a sleeping laptop does: no monotonic time passes."""
         self._now_us += by_us
+        self._tell()
+
+    def _tell(self) -> None:
         self._reached.set()
+        self._moved.set()
+        self._moved = anyio.Event()
 
     @property
     def next_us(self) -> int | None:

@@ -189,6 +189,8 @@ class Task(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     after: str = ""
     """Names of the tasks that this one follows, one a line."""
     when: str = "completed"
+    keep: str = ""
+    """How much of its history is kept: `1000` executions, those of `90d`, `all`, or empty for what is set for all."""
 
     id: str = ""
     namespace: str = ""
@@ -230,6 +232,10 @@ WHEN = frozenset({"trigger", "schedule", "watch_path", "tz", "align", "first", "
 """Fields whose change raises the revision: the slots start afresh."""
 
 
+APART = frozenset({"keep"})
+"""Fields that no run heeds: their change makes no version."""
+
+
 def definition(task: Task) -> dict[str, Any]:
     """Return what was defined and is no default, without state, as JSON-ready values."""
     return {k: v for k, v in msgspec.to_builtins(task).items() if k not in STATE}
@@ -238,6 +244,12 @@ def definition(task: Task) -> dict[str, Any]:
 def same_slots(old: Task, new: Task) -> bool:
     """Tell whether two definitions plan the same slots."""
     return all(getattr(old, name) == getattr(new, name) for name in WHEN)
+
+
+def same_runs(old: Task, new: Task) -> bool:
+    """Tell whether two definitions plan and run the same: then they are one version."""
+    ours, theirs = definition(old), definition(new)
+    return all(ours.get(name) == theirs.get(name) for name in {*ours, *theirs} - APART)
 
 
 def new_id() -> str:

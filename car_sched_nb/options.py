@@ -181,6 +181,12 @@ OPTIONS: tuple[Option, ...] = (
     Option("until", "TIME", "plan no slot after TIME: 18:00, 2026-12-01"),
     Option("max-failures", "N", "pause the task after N failures in a row", ("3",)),
     Option(
+        "keep",
+        "N|DUR",
+        "how much of its history is kept: its newest 1000 executions, those that ended in the last 90d, or all",
+        ("1000", "90d", "all"),
+    ),
+    Option(
         "on-crash",
         "HOW",
         "a run whose kernel went away: leave it interrupted (default), or retry it",

@@ -15,6 +15,7 @@ from car_sched_nb.errors import InvalidInput, UnknownRunner, nearest
 from car_sched_nb.model import NOTICES, Task, Trigger, check_name
 from car_sched_nb.runners.base import Runner
 from car_sched_nb.store import settings
+from car_sched_nb.store.retention import rule_of
 from car_sched_nb.triggers import check_trigger
 
 _TEXTS = ("schedule", "timeout", "grace", "watch_path", "retry_delay", "jitter", "until", "cwd", "memory")
@@ -61,6 +62,7 @@ def checked(task: Task, runners: Mapping[str, Runner]) -> Task:
     for name in _COUNTS:
         if getattr(task, name) < 0:
             raise InvalidInput(f"--{name.replace('_', '-')} is a whole number from 0, not {getattr(task, name)}")
+    rule_of(task.keep)
     if task.retry_delay and not task.retries:
         raise InvalidInput("--retry-delay goes with --retries; add --retries 3, or leave --retry-delay away")
     ping = check_named("--ping", task.ping) if task.ping else ""
@@ -90,9 +92,11 @@ def checked_setting(name: str, value: str) -> str | None:
     if name == "notify":
         return check_named("--notify", value)
     if name == "keep":
+        rule_of(value)
+    if name == "keep_files":
         parse_duration(value)
     if not value:
-        raise InvalidInput(f"--{name} needs a value, or none to take it off")
+        raise InvalidInput(f"--{name.replace('_', '-')} needs a value, or none to take it off")
     return value
 
 
@@ -138,13 +142,24 @@ def _check_jitter(task: Task) -> None:
 def _well_typed(task: Task) -> Task:
     """Return the task as it will be read from the store: what cannot be kept is refused before it is."""
     _check_params(task)
-    given = msgspec.structs.replace(task, **{name: _as_text(getattr(task, name)) for name in _TEXTS})
+    given = msgspec.structs.replace(
+        task, **{name: _as_text(getattr(task, name)) for name in _TEXTS}, keep=_as_rule(task.keep)
+    )
     try:
         checked_task = msgspec.convert(msgspec.to_builtins(given), Task)
         msgspec.json.encode(checked_task)  # a lone surrogate is no text
         return checked_task
     except (msgspec.ValidationError, TypeError, UnicodeEncodeError) as error:
         raise InvalidInput(f"car.Task: {error}") from None
+
+
+def _as_rule(value: object) -> str:
+    """Return how much history is kept as the text that would be typed; a bare number is one of executions."""
+    if isinstance(value, timedelta):
+        return format_duration(parse_duration(value))
+    if value is None or isinstance(value, bool):
+        raise InvalidInput(f"keep is a number of executions (1000), a length of time ('90d') or 'all', not {value!r}")
+    return str(value).strip()
 
 
 def _as_text(value: object) -> object:

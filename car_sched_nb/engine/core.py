@@ -22,7 +22,7 @@ from car_sched_nb.engine.running import Running
 from car_sched_nb.errors import StoreError
 from car_sched_nb.model import Cause, Execution, Status, Task, to_us
 from car_sched_nb.occurrence import slot_text
-from car_sched_nb.store import records
+from car_sched_nb.store import records, retention
 from car_sched_nb.store.ops import Call, End, Finish, Settle, Settled
 from car_sched_nb.store.sqlite import SqliteStore
 from car_sched_nb.store.writer import Writer
@@ -159,6 +159,12 @@ class Engine:
         if armed.settling or schedule is None or not schedule.ahead(armed.cursor, now_us):
             return False
         back_us = now_us if since_us is None else since_us
+        try:
+            # Slots that ran and whose rows were removed meanwhile are guarded by nothing else.
+            back_us = max(back_us, retention.removed_to(self._store, armed.task.id) or 0)
+        except StoreError as error:
+            self.refused(armed, error)
+            return False
         last = schedule.current(back_us)
         cursor = last.slot if last and last.at_us <= back_us else schedule.start()
         task = armed.task

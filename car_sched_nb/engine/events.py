@@ -21,8 +21,9 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     """Something happened to a task.
 
     `kind`: added, changed, paused, resumed, deleted, waits, armed, disarmed, claimed, started, cancelling, finished,
-    gap, elsewhere (another owner has it), error (`text` says what), delivery (a notice did not reach `about`: `text`
-    says why; without a text it did at last). The execution is there for finished and gap.
+    gap, removed (some of its history, `text` says how much and by which rule), elsewhere (another owner has it),
+    error (`text` says what), delivery (a notice did not reach `about`: `text` says why; without a text it did at
+    last). The execution is there for finished and gap.
     """
 
     kind: str

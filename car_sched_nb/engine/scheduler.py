@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from datetime import datetime
 from functools import partial
 from types import TracebackType
@@ -14,6 +13,7 @@ from typing import Any, Self
 import anyio
 import anyio.to_thread
 import msgspec
+from filelock import Timeout
 
 from car_sched_nb import files
 from car_sched_nb.clock import Clock, SystemClock
@@ -26,6 +26,7 @@ from car_sched_nb.engine.edges import Notice
 from car_sched_nb.engine.events import Event, Events
 from car_sched_nb.engine.handle import TaskHandle
 from car_sched_nb.engine.hooks import Hook, Hooks
+from car_sched_nb.engine.maintenance import Maintenance
 from car_sched_nb.engine.neighbours import Neighbours
 from car_sched_nb.engine.run import Run
 from car_sched_nb.engine.running import Running
@@ -38,6 +39,7 @@ from car_sched_nb.errors import (
     DefinitionChanged,
     InvalidInput,
     SchedulerClosed,
+    StoreBusy,
     StoreError,
     TaskPaused,
     UnknownExecution,
@@ -53,17 +55,17 @@ from car_sched_nb.runners.notebook import NotebookRunner
 from car_sched_nb.runners.python import PythonRunner
 from car_sched_nb.runners.shell import ShellRunner
 from car_sched_nb.runners.user import RunFunction, UserRunner
-from car_sched_nb.store import records, retention, settings, tidying
+from car_sched_nb.store import records, retention, settings
 from car_sched_nb.store.ops import Call
 from car_sched_nb.store.owners import Owner, reconcile, sweep, whoami
 from car_sched_nb.store.records import Defined
+from car_sched_nb.store.retention import Maintained
 from car_sched_nb.store.sqlite import MEMORY, SqliteStore
 from car_sched_nb.store.writer import Writer
 from car_sched_nb.triggers import Fire
 from car_sched_nb.when import parse_instant
 
 _TRIES = 10
-_DAY_S = 86_400.0
 _LOOK_S = 0.05  # between two looks at whether another owner's work has ended
 
 
@@ -193,18 +195,14 @@ class Scheduler:
         stack.push_async_callback(self.telling.close)
         stack.push_async_callback(self.engine.stop)
         answers.start_soon(self.writer.deliver)
-        services = (self.engine.timer, self._watcher.run, self._neighbours.run, self.telling.run, self._tidy)
+        self._maintenance = Maintenance(self.store, self.writer, self.clock, self._tell_removed)
+        services = (
+            *(self.engine.timer, self._watcher.run, self._neighbours.run, self.telling.run),
+            self._maintenance.run,
+        )
         for service in services:
             self._group.start_soon(service)
         self._entered = True
-
-    async def _tidy(self) -> None:
-        """Remove old files now and once a day."""
-        while True:
-            if tidying.has_files(self.store):
-                with suppress(CarError):  # the next day is as good
-                    await anyio.to_thread.run_sync(tidying.tidy, self.store, time.time(), abandon_on_cancel=True)
-            await anyio.sleep(_DAY_S)
 
     def _open(self) -> SqliteStore:
         if isinstance(self._given, SqliteStore):
@@ -280,7 +278,8 @@ class Scheduler:
         ----------
         **given
             `notify`: `env:NAME`, the variable with the addresses (apprise URLs) that notices go to; `model`: the
-            model of agents that name none; `keep`: how long output files are kept. `none` takes one off.
+            model of agents that name none; `keep`: how much history is kept of each task (`1000`, `90d`, `all`);
+            `keep_files`: how long output files are kept. `none` takes one off.
         """
         values = {name: checked_setting(name, value) for name, value in given.items()}
         for name, value in values.items():
@@ -773,10 +772,38 @@ class Scheduler:
         before
             An aware datetime, or text: `90d` (so long ago), `2026-01-01`.
         """
-        before_us = parse_instant(before, now_us=self.clock.now_us())
-        count, paths = await self._call(retention.remove, self.namespace, before_us)
-        await anyio.to_thread.run_sync(lambda: [path.unlink(missing_ok=True) for path in paths])
-        return int(count)
+        now_us = self.clock.now_us()
+        before_us = parse_instant(before, now_us=now_us)
+        assert before_us is not None
+        found = await anyio.to_thread.run_sync(retention.ended_before, self.store, self.namespace, before_us)
+        return sum([(await self._maintenance.remove(which, now_us))[0] for which in found])
+
+    async def maintain(self) -> Maintained:
+        """Remove now what the rules do not keep (`--keep`), as is done every hour, and return what it was.
+
+        Of the whole store: history of every namespace, and files beside the store. What runs or waits stays, and so
+        does what tells which slots were served.
+
+        Raises
+        ------
+        StoreBusy
+            When another scheduler is doing it for longer than a minute.
+        """
+        self._check_entered()
+        try:
+            return await self._maintenance.once()
+        except Timeout:
+            raise StoreBusy(self.store.path) from None
+
+    def maintained(self) -> list[Maintained]:
+        """Return what maintenances removed, the newest first; from any thread."""
+        return retention.maintained(self.store)
+
+    def _tell_removed(self, task_id: str, count: int, rule: str) -> None:
+        armed = self.engine.armed.get(task_id)
+        if armed is not None:
+            executions = f"{count:,} execution{'s' * (count != 1)}"
+            self.running.tell("removed", armed.task, text=f"{executions} removed by --keep {rule}")
 
     async def adopt(self, old: str) -> int:
         """Move the tasks of another namespace into this one; return how many."""

@@ -19,7 +19,7 @@ from car_sched_nb.engine.watch import cursor_of, parts_of
 from car_sched_nb.errors import DefinitionChanged, InvalidInput, TaskPaused, UnknownTask
 from car_sched_nb.model import LIVE, UNDONE, Cause, Execution, Status, Task, Trigger, to_us
 from car_sched_nb.occurrence import execution_id, manual_slot, occurrence_id, slot_text
-from car_sched_nb.store import records, upstream
+from car_sched_nb.store import records, retention, upstream
 from car_sched_nb.store.ops import Settle
 from car_sched_nb.store.sqlite import SqliteStore
 from car_sched_nb.store.upstream import End
@@ -82,6 +82,8 @@ class Serving:
         served = [e for e in tried if e.status in LIVE or e.status is Status.COMPLETED]
         if served:
             return served[-1]
+        if not tried and self._was_removed(task, at_us):
+            return await self.by_hand(task, params)
         attempt = len(tried) + 1
         run = self._running.new_run(
             task,
@@ -96,6 +98,11 @@ class Serving:
         if await self._running.claim(run, self._claim_op(task, run, now_us, expected, cursor)):
             return run
         return None
+
+    def _was_removed(self, task: Task, at_us: int) -> bool:
+        """Tell whether a planned slot was settled and its row is gone: the clock was ahead then."""
+        removed_us = retention.removed_to(self._store, task.id) if schedule_of(task) else None
+        return removed_us is not None and at_us <= removed_us
 
     async def _current(self, task: Task, now_us: int) -> tuple[str, int, str | None, str | None]:
         """Return (slot, planned instant, expected cursor, new cursor); the cursor moves when no slot is left out."""
@@ -243,7 +250,8 @@ class Serving:
     def file_slot(self, task: Task, digest: str, counter: int) -> str:
         """Return the slot of a content; one that comes back is told from the first by its counter."""
         occurrence = occurrence_id(task.id, task.trigger, slot_text(task.revision, digest))
-        return f"{digest}.{counter}" if records.attempts(self._store, occurrence) else digest
+        known = records.attempts(self._store, occurrence) or retention.was_removed(self._store, occurrence)
+        return f"{digest}.{counter}" if known else digest
 
 
 def _current_of(task: Task, ends: Sequence[End]) -> tuple[str, int, str | None, str | None]:

@@ -3,5 +3,6 @@
 from car_sched_nb.frames.history import COLUMNS, history, ids_of
 from car_sched_nb.frames.plans import preview, slots, tasks
 from car_sched_nb.frames.summary import answers, summary
+from car_sched_nb.frames.upkeep import maintenance
 
-__all__ = ["COLUMNS", "answers", "history", "ids_of", "preview", "slots", "summary", "tasks"]
+__all__ = ["COLUMNS", "answers", "history", "ids_of", "maintenance", "preview", "slots", "summary", "tasks"]

@@ -167,8 +167,9 @@ def slots(store: SqliteStore, task: Task, start_us: int, end_us: int, now_us: in
     """Return every planned slot of a period with what became of it, a row each, indexed by `slot`.
 
     `status` is that of the slot's last attempt, `missed` or `skipped` with the reason, `due` when it is planned and not
-    settled yet, or `to_come`. Slots that a file's change or other tasks made are there as far as they came. `slots` is
-    more than 1 for what a schedule has left that was changed since: its single slots cannot be told any more.
+    settled yet, or `to_come`. Slots that a file's change or other tasks made are there as far as they came, and settled
+    slots whose rows were removed are not there. `slots` is more than 1 for what a schedule has left that was changed
+    since: its single slots cannot be told any more.
     """
     found: dict[str, tuple[Any, ...]] = {}
     gaps: list[tuple[Any, ...]] = []

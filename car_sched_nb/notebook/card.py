@@ -15,6 +15,7 @@ from itertools import islice
 from typing import Any
 
 from car_sched_nb.model import Task, Trigger
+from car_sched_nb.store.retention import kept_in_words
 from car_sched_nb.triggers import upcoming, words
 from car_sched_nb.when import format_instant
 
@@ -39,6 +40,8 @@ def lines_of(task: Task, namespace: str, *, live: Sequence[str] = ()) -> list[tu
         parts.append(f"cron {task.schedule}")  # a phrase is echoed as what it became
     if task.into:
         parts.append(f"into {task.into}")
+    if task.keep:
+        parts.append(kept_in_words(task.keep))
     return [
         ("name", task.name),
         ("what", " · ".join(parts)),
@@ -60,6 +63,7 @@ def fresh_lines(task: Task, change: str, now_us: int, notes: Sequence[str]) -> l
         "unchanged": "unchanged: nothing happens, what was served does not run again",
         "body": "changed: the new version runs from its next start; what was served does not run again",
         "slots": "changed schedule: its slots start afresh",
+        "keep": "changed: how much of its history is kept; nothing else",
         "test": "ran once here; nothing was stored",
         "dry-run": "dry run: nothing was stored",
     }[change]

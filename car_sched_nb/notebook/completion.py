@@ -73,7 +73,9 @@ def _car_line(before: list[str], names: list[str]) -> list[str]:
     if before[1] == "config" and before[-1] == "--model":
         return [*BY_NAME["model"].values, "none"]
     if before[1] == "config" and before[-1] == "--keep":
+        return ["1000", "90d", "all", "none"]
+    if before[1] == "config" and before[-1] == "--keep-files":
         return ["30d", "none"]
     if before[1] == "model":
         return ["get"]
-    return [*(names if verb.takes_task else ()), *re.findall(r"--[a-z]+", verb.usage)]
+    return [*(names if verb.takes_task else ()), *re.findall(r"--[a-z-]+", verb.usage)]

@@ -9,12 +9,20 @@ from typing import TYPE_CHECKING
 from car_sched_nb.engine.check import checked_setting
 from car_sched_nb.engine.messages import named
 from car_sched_nb.errors import InvalidInput
-from car_sched_nb.store import settings
+from car_sched_nb.store import retention, settings, tidying
+from car_sched_nb.when import format_instant
 
 if TYPE_CHECKING:
     from car_sched_nb.notebook.session import Session
 
-_WHAT = {"notify": "where notices go", "model": "an agent's model", "keep": "how long output files are kept"}
+_WHAT = {
+    "notify": "where notices go",
+    "model": "an agent's model",
+    "keep": "how much history is kept of each task that has no --keep of its own",
+    "keep_files": "how long output files are kept",
+}
+
+_UNSET = {"keep": retention.ALL, "keep_files": tidying.KEEP}
 
 
 def change(
@@ -43,8 +51,18 @@ def shown(session: Session) -> str:
         note = "" if value is None or name in own else "  (for all notebooks)"
         if name == "notify" and value is not None and not os.environ.get(named(value)):
             note += f"  ({named(value)} is not set in this kernel: set it before the kernel starts, or in os.environ)"
-        lines.append(f"{name:<8}{value or 'not set':<20}{_WHAT[name]}{note}")
-    return "\n".join(lines)
+        lines.append(f"{name.replace('_', '-'):<12}{value or _UNSET.get(name, 'not set'):<20}{_WHAT[name]}{note}")
+    return "\n".join([*lines, f"{'maintenance':<12}{maintained(session)}"])
+
+
+def maintained(session: Session) -> str:
+    """Return when a maintenance was last done and what it removed, and the last that removed something."""
+    done = retention.maintained(session.store)
+    if not done:
+        return "not done yet"
+    last = f"{format_instant(done[0].at_us)}: {done[0]}"
+    before = next((one for one in done[1:] if one), None)
+    return last if done[0] or before is None else f"{last}; {format_instant(before.at_us)}: {before}"
 
 
 def tested(session: Session) -> str:

@@ -348,7 +348,7 @@ def _said_of(model: ModelFile) -> str:
     return f"{model.name}, {model.size / 1e6:,.0f} MB{licence}{', in memory' if model.loaded else ''}, {model.path}"
 
 
-_CONFIG_OPTIONS = {"--notify": "notify", "--model": "model", "--keep": "keep"}
+_CONFIG_OPTIONS = {"--notify": "notify", "--model": "model", "--keep": "keep", "--keep-files": "keep_files"}
 
 
 def _config(magics: CarMagics, words: list[str]) -> None:
@@ -364,6 +364,12 @@ def _config(magics: CarMagics, words: list[str]) -> None:
         raise InvalidInput(f"--all goes with a setting; write: %car {VERBS['config'].usage}")
     if "--test" in flags:
         print(configure.tested(magics.session))
+
+
+def _maintain(magics: CarMagics, words: list[str]) -> None:
+    if words:
+        raise InvalidInput("write: %car maintain")
+    print(verbs.maintain())
 
 
 def _help(magics: CarMagics, words: list[str]) -> None:
@@ -427,10 +433,11 @@ VERBS: dict[str, Verb] = {
     "dashboard": Verb("dashboard", "live status and buttons", _dashboard),
     "namespace": Verb("namespace [NAME]", "whose tasks these are; with a name, pin it in the first cell", _namespace),
     "config": Verb(
-        "config [--notify env:NAME] [--model NAME] [--keep DUR] [--all] [--test]",
-        "settings of this notebook, or of --all; 'none' takes one off; --test sends a notice",
+        "config [--notify env:NAME] [--model NAME] [--keep N|DUR|all] [--keep-files DUR] [--all] [--test]",
+        "settings of this notebook, or of --all; --keep: of each task; 'none' takes one off; --test sends a notice",
         _config,
     ),
+    "maintain": Verb("maintain", "remove now what --keep does not keep, as every hour; %car config tells", _maintain),
     "adopt": Verb("adopt OLD", "take over the tasks of this notebook's former name", _adopt),
     "model": Verb(
         "model [get]", "the local models; get fetches a small one, for --model local", _model, function="models"

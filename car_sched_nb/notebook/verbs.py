@@ -18,6 +18,7 @@ from car_sched_nb.notebook.session import KernelScheduler, Session, current_sess
 from car_sched_nb.notebook.transcript import Transcript
 from car_sched_nb.runners.base import current_runtime
 from car_sched_nb.store import records
+from car_sched_nb.store.retention import Maintained
 from car_sched_nb.when import parse_instant, parse_when
 
 if TYPE_CHECKING:
@@ -82,6 +83,23 @@ def archive(before: datetime | str) -> int:
     """Remove the executions of this notebook that ended before an instant (`90d`: so long ago); return how many."""
     count: int = scheduler().archive(before)
     return count
+
+
+def maintain() -> Maintained:
+    """Remove now what the rules do not keep, in the whole store, as is done every hour; return what it was."""
+    found: Maintained = scheduler().maintain()
+    return found
+
+
+def maintenance(store: str | None = None) -> pd.DataFrame:
+    """Return what maintenances removed, a row each, indexed by when, oldest first; see `%car config --keep`.
+
+    Of those that removed nothing only the last of all is there.
+    """
+    from car_sched_nb import frames
+
+    with _opened(store, None) as (opened, _):
+        return frames.maintenance(opened)
 
 
 def delete(name: str) -> None:
@@ -313,8 +331,8 @@ def slots(
     """Return every planned slot of a task in a period with what became of it, a row each, indexed by `slot`.
 
     `status` is that of the slot's last attempt, `missed` or `skipped` with the reason, `due` when it is planned and
-    not settled yet, or `to_come`. The period is from the task's definition until now when it is not given; its end
-    is not part of it.
+    not settled yet, or `to_come`. Settled slots whose executions were removed (`archive`, `--keep`) are not there. The
+    period is from the task's definition until now when it is not given; its end is not part of it.
 
     Raises
     ------
@@ -517,7 +535,8 @@ def config(
     *,
     notify: str | None = None,
     model: str | None = None,
-    keep: str | None = None,
+    keep: str | int | None = None,
+    keep_files: str | None = None,
     everywhere: bool = False,
     test: bool = False,
 ) -> dict[str, str | None]:
@@ -531,20 +550,24 @@ def config(
     model
         The model of agents that name none.
     keep
+        How much history is kept of each task that has no `keep` of its own: its newest executions (1000), those that
+        ended in a time (`90d`), or `all`, which is the default.
+    keep_files
         How long files with what was printed are kept: `30d`.
     everywhere
         For all notebooks of the store that have no setting of their own.
     test
         Send a test message first, and raise when it does not arrive.
 
-    Each of the three is taken off by `none`.
+    Each of the four is taken off by `none`.
 
     Raises
     ------
     InvalidInput
         For an address in place of its variable's name, and when a test message does not arrive.
     """
-    given = {"notify": notify, "model": model, "keep": keep}
+    kept = None if keep is None else str(keep)
+    given = {"notify": notify, "model": model, "keep": kept, "keep_files": keep_files}
     return configure.change(current_session(), given, everywhere=everywhere, test=test)
 
 

@@ -10,7 +10,18 @@ import apsw
 import msgspec
 
 from car_sched_nb.errors import DefinitionChanged, InvalidInput, UnknownTask
-from car_sched_nb.model import Execution, Task, TaskStatus, Trigger, definition, from_us, new_id, same_slots, to_us
+from car_sched_nb.model import (
+    Execution,
+    Task,
+    TaskStatus,
+    Trigger,
+    definition,
+    from_us,
+    new_id,
+    same_runs,
+    same_slots,
+    to_us,
+)
 from car_sched_nb.store import upstream
 from car_sched_nb.store.sqlite import SqliteStore
 from car_sched_nb.triggers import next_fire, resolve_once, schedule_of
@@ -42,7 +53,10 @@ CRASH_ATTEMPTS = 5
 
 
 class Defined(NamedTuple):
-    """What defining a task did: `change` is new, unchanged, slots (a new revision) or body (a new version)."""
+    """What defining a task did.
+
+    `change` is new, unchanged, slots (a new revision), body (a new version) or keep (how much history is kept, alone).
+    """
 
     task: Task
     change: str
@@ -219,7 +233,8 @@ def define(db: apsw.Connection, task: Task, namespace: str, now_us: int, baselin
     """Store a definition; the same name in the same namespace is the same task.
 
     An unchanged one changes nothing. Another trigger, schedule, zone or path starts the slots afresh
-    (`revision`); any other change keeps them and applies from the next start (`version`).
+    (`revision`); any other change keeps them and applies from the next start (`version`). How much of its history is
+    kept is no part of either.
 
     Parameters
     ----------
@@ -232,9 +247,12 @@ def define(db: apsw.Connection, task: Task, namespace: str, now_us: int, baselin
     old = _task(found[0]) if found else None
     if old and definition(old) == definition(task):
         return Defined(old, "unchanged")
+    text = msgspec.json.encode(definition(task)).decode()
+    if old and same_runs(old, task):
+        db.execute("UPDATE tasks SET definition = ? WHERE id = ?", (text, old.id))
+        return Defined(_again(db, old.id), "keep")
     if task.trigger is Trigger.AFTER:
         upstream.check(_query(db), task, namespace)
-    text = msgspec.json.encode(definition(task)).decode()
     until_us = _until(task, old, now_us)
     if old and same_slots(old, task):
         kept = {"anchored_at": old.anchored_at, "fire_at": old.fire_at, "run_count": old.run_count}
@@ -256,7 +274,7 @@ def define(db: apsw.Connection, task: Task, namespace: str, now_us: int, baselin
         tail: tuple[Any, ...] = (now_us, namespace, task.name, id_)
     else:
         sql = """UPDATE tasks SET definition = ?, cursor = ?, next_at = ?, anchored_at = ?, fire_at = ?, until_at = ?,
-            revision = revision + 1, version = version + 1, run_count = 0 WHERE id = ?"""
+            revision = revision + 1, version = version + 1, run_count = 0, removed_to = NULL WHERE id = ?"""
         tail = (id_,)
     fire_us = to_us(task.fire_at) if task.fire_at else None
     db.execute(sql, (text, cursor, next_at, now_us, fire_us, until_us, *tail))

@@ -66,6 +66,15 @@ STEPS = (
         at INTEGER NOT NULL, due_at INTEGER NOT NULL, tries INTEGER NOT NULL DEFAULT 0,
         done TEXT NOT NULL DEFAULT '[]');
     """,
+    # Retention: the last slot that ran and whose row is gone, contents of watched paths whose rows are gone
+    # and whose ids must not come again, and what each maintenance has removed. Files have a setting of their own.
+    """
+    ALTER TABLE tasks ADD COLUMN removed_to INTEGER;
+    CREATE TABLE removed_contents (occurrence_id TEXT PRIMARY KEY) WITHOUT ROWID;
+    CREATE TABLE maintenance (at INTEGER PRIMARY KEY, executions INTEGER NOT NULL, files INTEGER NOT NULL,
+        bytes INTEGER NOT NULL, rules TEXT NOT NULL);
+    UPDATE settings SET name = 'keep_files' WHERE name = 'keep';
+    """,
 )
 """Step n leads from schema version n to n + 1; each runs in one transaction with its version."""
 

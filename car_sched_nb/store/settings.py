@@ -7,8 +7,8 @@ import apsw
 from car_sched_nb.store.sqlite import SqliteStore
 
 EVERYWHERE = ""
-NAMES = ("notify", "model", "keep")
-"""Where notices go, an agent's model, and how long output files are kept."""
+NAMES = ("notify", "model", "keep", "keep_files")
+"""Where notices go, an agent's model, how much history is kept of each task, and how long output files are."""
 NONE = "none"
 """What hides a setting for all in one namespace."""
 

@@ -13,13 +13,25 @@ from car_sched_nb.errors import InvalidInput
 from car_sched_nb.store.sqlite import SqliteStore
 
 KEEP = "30d"
-"""How long a file is kept, unless `%car config --keep` says otherwise."""
+"""How long a file is kept, unless `%car config --keep-files` says otherwise."""
 
 MOST_BYTES = 1_000_000_000
 """Of more than that the oldest go first."""
 
 _FOLDERS = ("outputs", "artifacts")
 _SETTLED_S = 3600.0  # a younger file without a row may be of an execution that is just being written
+
+
+class Tidied(NamedTuple):
+    """How many files were removed, and their size."""
+
+    files: int
+    bytes: int
+
+    def __add__(self, other: object) -> Tidied:
+        if not isinstance(other, Tidied):
+            return NotImplemented
+        return Tidied(self.files + other.files, self.bytes + other.bytes)
 
 
 class _File(NamedTuple):
@@ -33,7 +45,7 @@ def has_files(store: SqliteStore) -> bool:
     return store.folder is not None and any((store.folder / name).is_dir() for name in _FOLDERS)
 
 
-def tidy(store: SqliteStore, now_s: float) -> int:
+def tidy(store: SqliteStore, now_s: float) -> Tidied:
     """Remove old files, those of executions that are not in the store any more, and the oldest beyond `MOST_BYTES`.
 
     The file of a live execution stays, whoever owns it. Return how many were removed; from any thread.
@@ -45,12 +57,12 @@ def tidy(store: SqliteStore, now_s: float) -> int:
     """
     files = sorted(_files(store), key=lambda file: file.changed_s)
     if not files:
-        return 0
+        return Tidied(0, 0)
     spaces = _namespaces(store, files)
     live = {_stem(str(row[0])) for row in store.rows(_LIVE)}
-    settings = dict(store.rows("SELECT namespace, value FROM settings WHERE name = 'keep'"))
+    settings = dict(store.rows("SELECT namespace, value FROM settings WHERE name = 'keep_files'"))
     room = sum(file.size for file in files) - MOST_BYTES
-    count = 0
+    done = Tidied(0, 0)
     for file in files:
         stems = _stems(file.path.name)
         if not live.isdisjoint(stems):
@@ -62,8 +74,8 @@ def tidy(store: SqliteStore, now_s: float) -> int:
             with suppress(OSError):  # somebody else has just done the same, or it is not ours to remove
                 file.path.unlink()
                 room -= file.size
-                count += 1
-    return count
+                done += Tidied(1, file.size)
+    return done
 
 
 _LIVE = "SELECT execution_id FROM executions INDEXED BY live WHERE status IN ('waiting', 'running')"

@@ -28,21 +28,37 @@ def kernel(tmp_path_factory: pytest.TempPathFactory, post: Post) -> Iterator[Ker
 
 def test_the_settings_are_shown_and_what_is_wrong_with_them(kernel: Kernel):
     assert ok(kernel, "%car config").splitlines() == [
-        "notify  not set             where notices go",
-        "model   not set             an agent's model",
-        "keep    not set             how long output files are kept",
+        "notify      not set             where notices go",
+        "model       not set             an agent's model",
+        "keep        all                 how much history is kept of each task that has no --keep of its own",
+        "keep-files  30d                 how long output files are kept",
+        "maintenance not done yet",
     ]
     assert refused(kernel, "%car config --test") == "no target is set; write %car config --notify env:NAME first"
     said = refused(kernel, "%car config --notify mailto://ana:geheim@mail.example")
     assert said.endswith("for example CAR_URL, and write --notify env:CAR_URL")
     assert "geheim" not in said
-    assert "'lots' is not a duration" in refused(kernel, "%car config --keep lots")
+    assert "--keep is a number of executions from 1" in refused(kernel, "%car config --keep lots")
+    assert "'lots' is not a duration" in refused(kernel, "%car config --keep-files lots")
     assert "did you mean '--notify'" in refused(kernel, "%car config --notfy env:X")
     assert "CAR_NONE is not set in this kernel" in ok(kernel, "%car config --notify env:CAR_NONE --all")
-    assert "(for all notebooks)" in ok(kernel, "%car config --model local --keep 30d")
-    assert (
-        ok(kernel, "car.config(notify='none', everywhere=True)") == "{'notify': None, 'model': 'local', 'keep': '30d'}"
-    )
+    assert "(for all notebooks)" in ok(kernel, "%car config --model local --keep 30d --keep-files 7d")
+    told = "{'notify': None, 'model': 'local', 'keep': '30d', 'keep_files': '7d'}"
+    assert ok(kernel, "car.config(notify='none', everywhere=True)") == told
+
+
+def test_a_maintenance_says_what_it_removed(kernel: Kernel):
+    ok(kernel, "%%car_task count --keep 2\n1")
+    for _ in range(4):
+        wait_ended(kernel, "count")
+        ok(kernel, "car.run('count')")
+    wait_ended(kernel, "count")
+    assert ok(kernel, "%car maintain") == "removed 3 executions by --keep 2\n"
+    assert "removed 3 executions by --keep 2" in ok(kernel, "%car config").splitlines()[-1]
+    assert ok(kernel, "car.maintain().executions") == "0"
+    assert "nothing was to be removed; " in ok(kernel, "%car config").splitlines()[-1]
+    assert ok(kernel, "car.maintenance().executions.tolist()") == "[3, 0]"
+    assert ok(kernel, "print(car.show('count'))") == "%%car_task count --keep 2\n1\n"
 
 
 def test_a_failure_and_the_recovery_arrive_as_mail(kernel: Kernel, post: Post):

@@ -105,6 +105,9 @@ class HandClock:
         self._wake = wake
         await wake.wait()
 
+    async def reach(self, until_us: int) -> None:
+        await anyio.sleep_forever()  # what has no hurry does not come in a test of one second
+
     def move(self, by_us: int) -> None:
         """Move it; nothing is run before the loop is."""
         self._now_us += by_us

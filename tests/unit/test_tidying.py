@@ -30,7 +30,7 @@ async def test_the_file_of_an_old_execution_goes_and_its_row_stays(tmp_path: Pat
         paths = [Path(str(records.output(s.store, one.execution_id)[4])) for one in done]
         old(paths[0], 29)
         old(paths[1], 31)
-        assert tidying.tidy(s.store, time.time()) == 1
+        assert tidying.tidy(s.store, time.time()).files == 1
         assert [path.exists() for path in paths] == [True, False]
         assert records.output_text(s.store, done[1].execution_id).startswith("xxx")
 
@@ -40,9 +40,9 @@ async def test_how_long_is_what_the_setting_says(tmp_path: Path, space: str, gon
     async with running(str(tmp_path / "tasks.db")) as s:
         done = await s.run_once(Task("task", LONG))
         old(Path(str(records.output(s.store, done.execution_id)[4])), 2)
-        sql = "INSERT INTO settings (namespace, name, value) VALUES (?, 'keep', '1d')"
+        sql = "INSERT INTO settings (namespace, name, value) VALUES (?, 'keep_files', '1d')"
         await s.writer.write(Call(lambda db: db.execute(sql, (space,)).fetchall()))
-        assert tidying.tidy(s.store, time.time()) == gone
+        assert tidying.tidy(s.store, time.time()).files == gone
 
 
 async def test_a_file_of_nobody_goes_and_that_of_a_live_execution_stays_however_old(tmp_path: Path):
@@ -59,7 +59,7 @@ async def test_a_file_of_nobody_goes_and_that_of_a_live_execution_stays_however_
             path.write_text("x")
         old(live, 100)
         old(orphan, 1)
-        assert tidying.tidy(s.store, time.time()) == 1
+        assert tidying.tidy(s.store, time.time()).files == 1
         assert (live.exists(), orphan.exists(), young.exists()) == (True, False, True)
         recorder.let_go()
         await s.wait()
@@ -72,7 +72,7 @@ async def test_beyond_the_most_the_oldest_go_first(tmp_path: Path, monkeypatch: 
         paths = [Path(str(records.output(s.store, one.execution_id)[4])) for one in done]
         for days, path in enumerate(paths):
             old(path, days + 1)
-        assert tidying.tidy(s.store, time.time()) == 2
+        assert tidying.tidy(s.store, time.time()).files == 2
         assert [path.exists() for path in paths] == [True, True, False, False]
 
 
