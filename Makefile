@@ -11,7 +11,10 @@ LOCKED := --extra lab --extra agents --extra local --extra notebooks --extra not
 # The peers of `make bench`, each with a tests/bench/peers-NAME.in and its lock.
 PEERS := apscheduler3 apscheduler4 dbos huey readers
 
-.PHONY: demo test test-long lab bench lint lock clean browser
+# What speaks to pandas: its dtypes differ from 2 to 3.
+FRAMES := $(addprefix tests/unit/test_,frames.py slots.py history_model.py)
+
+.PHONY: demo test test-long test-pandas22 lab bench lint lock clean browser
 
 demo: $(INSTALLED)
 	$(BIN)/python notebooks/demo.py
@@ -22,6 +25,13 @@ test: lint browser
 # The proofs at full size, hours of them: what CI takes a sample of (tests/scale.py).
 test-long: $(INSTALLED)
 	CAR_TEST_LONG=1 $(BIN)/python -m pytest --timeout 0 tests/unit tests/crash
+
+# The frames under the oldest pandas that we support: in an environment of its own, which is not locked.
+test-pandas22:
+	$(PYTHON) -m venv --clear build/pandas22
+	build/pandas22/bin/python -m pip install --quiet --disable-pip-version-check --editable . 'pandas==2.2.3' \
+	    'pytest>=9' pytest-timeout pytest-xdist hypothesis trio psutil nbclient
+	build/pandas22/bin/python -m pytest -n 2 $(FRAMES)
 
 lab: $(INSTALLED)
 	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/00_quickstart.ipynb

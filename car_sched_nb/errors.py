@@ -18,7 +18,9 @@ class UnknownTask(CarError, KeyError):
     """Raised when no task of the namespace has the name."""
 
     def __init__(self, name: str, known: Iterable[str] = ()) -> None:
-        super().__init__(f"no task is named {name!r}{nearest(name, known, none='; %car list shows what there is')}")
+        hint = nearest(str(name), known, none="; %car list shows what there is")
+        fits = "no task's name fits the pattern" if {*"*?["} & {*str(name)} else "no task is named"
+        super().__init__(f"{fits} {name!r}{hint}")
 
     def __str__(self) -> str:
         # KeyError shows the repr of its argument, which would quote the whole sentence.
@@ -178,5 +180,6 @@ class BodyFailed(CarError):
 
 def nearest(given: str, known: Iterable[str], none: str = "") -> str:
     """Return "; did you mean 'x'?" for the closest of `known`, or `none`."""
-    close = difflib.get_close_matches(given, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {str(close[0])!r}?" if close else none
+    spoken = {str(one).lower(): str(one) for one in known}
+    close = difflib.get_close_matches(given.lower(), spoken, n=1, cutoff=0.5)
+    return f"; did you mean {spoken[close[0]]!r}?" if close else none

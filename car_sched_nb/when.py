@@ -10,7 +10,7 @@ import re
 import zoneinfo
 from datetime import UTC, date, datetime, timedelta
 from difflib import get_close_matches
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from car_sched_nb.durations import parse_duration
 from car_sched_nb.errors import InvalidInput
@@ -28,6 +28,7 @@ _DATED = re.compile(
     r"([0-9]{4}-[0-9]{1,2}-[0-9]{1,2})(?:(?:t|\s+at\s+|\s+)(.+?)(?:\.([0-9]{1,6}))?)?\s*(z|[+-][0-9]{2}(?::?[0-9]{2})?)?",
     re.IGNORECASE,
 )
+_SLIP = re.compile(r"\s*[0-9]+\s*(?![ap]\.?m)[a-z]{2,}\s*", re.IGNORECASE)  # "7 dayz": a length, by its looks
 _DAY = re.compile(r"(today|yesterday|tomorrow|[a-z]{3,9})(?:\s+(at\s+)?(.+))?", re.IGNORECASE)
 
 
@@ -74,7 +75,7 @@ def parse_when(text: str, *, now_us: int, zone: str | None = None) -> int:
     InvalidInput
         For anything else, epoch numbers included; it says what to type.
     """
-    return _resolve(text, now_us, zone_info(zone_name(zone)))
+    return _resolve(text, now_us, zone_info(zone_name(zone)))[0]
 
 
 def parse_future(text: str, *, now_us: int, zone: str | None = None, option: str = "--at") -> int:
@@ -98,7 +99,7 @@ def parse_future(text: str, *, now_us: int, zone: str | None = None, option: str
         As `parse_when`; and for a time that has passed, with the next such time as it has to be typed.
     """
     info = zone_info(zone_name(zone))
-    at_us = _resolve(text, now_us, info)
+    at_us, _ = _resolve(text, now_us, info)
     if at_us > now_us:
         return at_us
     if re.fullmatch(r"\s*(now|.*\bago)\s*", text, re.IGNORECASE):
@@ -113,22 +114,110 @@ def parse_future(text: str, *, now_us: int, zone: str | None = None, option: str
     raise InvalidInput(f"{text.strip()} {passed}; the next is {named}: {option} {typed}")
 
 
-def parse_instant(given: str | datetime | None, *, now_us: int, zone: str | None = None) -> int | None:
-    """Return the instant that somebody gave: a duration is so long ago, other text as for `parse_when`; None is None.
+class Read(NamedTuple):
+    """An instant, UTC microseconds, and how it was read, where what was given could be two instants or is none."""
+
+    at_us: int
+    said: str | None = None
+
+
+def parse_instant(given: Any, *, now_us: int, zone: str | None = None) -> int | None:
+    """Return the instant that somebody gave, as `read_instant` reads it; None is None."""
+    return None if given is None else read_instant(given, now_us=now_us, zone=zone).at_us
+
+
+def read_instant(given: Any, *, now_us: int, zone: str | None = None, ahead: bool = False) -> Read:
+    """Return the instant that somebody gave, and how it was read.
+
+    Parameters
+    ----------
+    given
+        A datetime or pandas Timestamp, a date (its first instant), a timedelta (so long ago), text that is a duration
+        (so long ago) or as for `parse_when`; a weekday is the last such. What is naive is local time in `zone`; where
+        that comes twice it is the first, or what its `fold` says, and where it is left out the first that exists.
+    now_us, zone
+        As for `parse_when`.
+    ahead
+        Whether a length is from now on, and a weekday the next such.
 
     Raises
     ------
     InvalidInput
-        As `parse_when`.
+        For anything else; it says what to type.
     """
-    if given is None:
-        return None
-    if isinstance(given, datetime):
-        return ((given if given.tzinfo else given.astimezone()) - _EPOCH) // timedelta(microseconds=1)
+    info = zone_info(zone_name(zone))
+    if isinstance(given, str):
+        return _read_text(given, now_us, info, ahead)
+    missing = str(given) == "NaT"  # pandas' one is a datetime and no instant
+    if isinstance(given, timedelta) and not missing:
+        length_us = parse_duration(given)
+        return Read(now_us + length_us if ahead else now_us - length_us)
+    if not isinstance(given, date) or missing:
+        raise InvalidInput(_no_instant(given))
+    if given.year not in _YEARS:
+        raise InvalidInput(f"{given} is not a time: years go from {_YEARS[0]} to {_YEARS[-1]}")
+    if not isinstance(given, datetime):
+        wall_s = (given.toordinal() - _EPOCH_DAY) * DAY_S
+        at_us = wall_to_utc_s(wall_s, info) * SECOND_US
+        return Read(at_us, _how_read(wall_s, at_us, info))
+    if given.tzinfo is not None:
+        return Read((given - _EPOCH) // timedelta(microseconds=1))
+    wall_s, rest_us = divmod((given.replace(tzinfo=UTC) - _EPOCH) // timedelta(microseconds=1), SECOND_US)
+    second = _second_us(wall_s, info) if given.fold else None
+    at_us = wall_to_utc_s(wall_s, info) * SECOND_US if second is None else second
+    return Read(at_us + rest_us, None if second is not None else _how_read(wall_s, at_us, info))
+
+
+def _read_text(given: str, now_us: int, info: zoneinfo.ZoneInfo, ahead: bool) -> Read:
+    if re.fullmatch(r"\s*[0-9]{9,}(\.[0-9]*)?\s*", given):
+        _clock_alone(given.strip())  # an epoch number, which would be a length of decades
     try:
-        return now_us - parse_duration(given)
+        length_us = parse_duration(given)
     except InvalidInput:
-        return parse_when(given, now_us=now_us, zone=zone)
+        if _SLIP.fullmatch(given):
+            raise
+    else:
+        return Read(now_us + length_us if ahead else now_us - length_us)
+    at_us, wall_s = _resolve(given, now_us, info)
+    day = _DAY.fullmatch(" ".join(given.split()))
+    if not ahead and wall_s is not None and at_us > now_us and day and weekday_of(day[1].lower()) is not None:
+        wall_s -= 7 * DAY_S
+        at_us = wall_to_utc_s(wall_s, info) * SECOND_US
+    return Read(at_us, None if wall_s is None else _how_read(wall_s, at_us, info))
+
+
+def _no_instant(given: Any) -> str:
+    kind = type(given).__name__
+    if str(given) in ("None", "NaT"):
+        return f"{given} is no instant; leave it out for no bound"
+    if kind == "datetime64":
+        return f"numpy's {given} may be UTC or local time: write pd.Timestamp({str(given)!r}, tz='UTC')"
+    if isinstance(given, int | float) and not isinstance(given, bool):
+        return f"{given} has no unit: write '{given}s' for a length, '2026-11-23T09:00Z' for an instant"
+    return f"an instant is text, a date, a datetime or a Timestamp, not {kind}: {FORMS}"
+
+
+def _second_us(wall_s: int, info: zoneinfo.ZoneInfo) -> int | None:
+    """Return the second instant of a wall second that comes twice, or None."""
+    naive = _EPOCH.replace(tzinfo=None) + timedelta(seconds=wall_s)
+    offset = naive.replace(tzinfo=info, fold=1).utcoffset()
+    assert offset is not None
+    utc_s = wall_s - (offset.days * DAY_S + offset.seconds)
+    twice = utc_s + offset_s(info, utc_s) == wall_s and utc_s != wall_to_utc_s(wall_s, info)
+    return utc_s * SECOND_US if twice else None
+
+
+def _how_read(wall_s: int, at_us: int, info: zoneinfo.ZoneInfo) -> str | None:
+    """Say which instant was taken for a wall second that comes twice or never; None for one that comes once."""
+    wall = (_EPOCH.replace(tzinfo=None) + timedelta(seconds=wall_s)).isoformat(" ", "minutes")
+    taken = _datetime(at_us).astimezone(info).isoformat(timespec="minutes")
+    if at_us // SECOND_US + offset_s(info, at_us // SECOND_US) != wall_s:
+        return f"{wall} is left out in {info.key}, where clocks go forward: read as {taken}"
+    second_us = _second_us(wall_s, info)
+    if second_us is None:
+        return None
+    other = _datetime(second_us).astimezone(info).isoformat(timespec="minutes")
+    return f"{wall} comes twice in {info.key}: read as the first, {taken}; the second is {other}"
 
 
 def format_instant(us: int, zone: str | None = None) -> str:
@@ -261,15 +350,16 @@ def _today(now_us: int, info: zoneinfo.ZoneInfo) -> int:
     return (now_us // SECOND_US + offset_s(info, now_us // SECOND_US)) // DAY_S
 
 
-def _resolve(text: str, now_us: int, info: zoneinfo.ZoneInfo) -> int:
+def _resolve(text: str, now_us: int, info: zoneinfo.ZoneInfo) -> tuple[int, int | None]:
+    """Return the instant that a text names, and the wall second when that is what it names."""
     given = " ".join(text.split())
     lowered = given.lower()
     if lowered == "now":
-        return now_us
+        return now_us, None
     if lowered.startswith("in "):
-        return now_us + parse_duration(given[3:])
+        return now_us + parse_duration(given[3:]), None
     if lowered.endswith(" ago"):
-        return now_us - parse_duration(given[:-4])
+        return now_us - parse_duration(given[:-4]), None
     if dated := _DATED.fullmatch(given):
         return _resolve_dated(dated, given, info)
     day = _DAY.fullmatch(given)
@@ -279,9 +369,11 @@ def _resolve(text: str, now_us: int, info: zoneinfo.ZoneInfo) -> int:
         at_us = wall_to_utc_s(wall_s, info) * SECOND_US
         # "monday 08:30" on a Monday after half past eight is next week's.
         if weekday_of(day[1].lower()) is not None and at_us <= now_us:
-            at_us = wall_to_utc_s(wall_s + 7 * DAY_S, info) * SECOND_US
-        return at_us
-    return wall_to_utc_s(_today(now_us, info) * DAY_S + _clock_alone(given).seconds, info) * SECOND_US
+            wall_s += 7 * DAY_S
+            at_us = wall_to_utc_s(wall_s, info) * SECOND_US
+        return at_us, wall_s
+    wall_s = _today(now_us, info) * DAY_S + _clock_alone(given).seconds
+    return wall_to_utc_s(wall_s, info) * SECOND_US, wall_s
 
 
 def _days_ahead(word: str, now_us: int, info: zoneinfo.ZoneInfo) -> int | None:
@@ -322,8 +414,8 @@ def _clock_advice(given: str) -> str:
     return f": for a length of time write 'in {given}'"
 
 
-def _resolve_dated(match: re.Match[str], given: str, info: zoneinfo.ZoneInfo) -> int:
-    """Return the instant of a date with or without a time of day and an offset."""
+def _resolve_dated(match: re.Match[str], given: str, info: zoneinfo.ZoneInfo) -> tuple[int, int | None]:
+    """Return the instant of a date with or without a time of day and an offset, and the wall second without one."""
     day_text, clock_text, fraction, offset = match.groups()
     year, month, day = (int(number) for number in day_text.split("-"))
     try:
@@ -337,7 +429,7 @@ def _resolve_dated(match: re.Match[str], given: str, info: zoneinfo.ZoneInfo) ->
     clock = parse_clock(clock_text) if clock_text else ClockTime(0, 0, 0)
     wall_s = midnight_s + clock.seconds
     utc_s = wall_to_utc_s(wall_s, info) if offset is None else wall_s - _offset_of(offset)
-    return utc_s * SECOND_US + int((fraction or "").ljust(6, "0"))
+    return utc_s * SECOND_US + int((fraction or "").ljust(6, "0")), wall_s if offset is None else None
 
 
 def _offset_of(text: str) -> int:

@@ -300,6 +300,10 @@ class LeapingClock:
                 scope.deadline = self._alarm(until_us)
             await wake.wait()
 
+    async def reach(self, until_us: int) -> None:
+        """Wait for what has no hurry: an hourly maintenance, which has nothing to remove here."""
+        await anyio.sleep_forever()
+
     async def sleep(self, seconds: float) -> None:
         """Let time pass, as a body does that works; its task's timeout counts too."""
         timeout_s = anyio.current_effective_deadline() - anyio.current_time()

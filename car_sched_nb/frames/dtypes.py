@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def texts(read: pa.ChunkedArray) -> Any:
-    """Return text as pandas' own `str`, or as objects where that is not there (pandas 2.2)."""
+    """Return text as pandas 3's `str`, with NaN where there is none; in pandas 2 as objects, with None."""
     import pandas as pd
 
     dtype: Any = pd.Series([], dtype="str").dtype

@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import fnmatch
 import json
 from collections.abc import Callable, Iterable, Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from car_sched_nb.errors import InvalidInput, UnknownTask, nearest
-from car_sched_nb.frames import dtypes
+from car_sched_nb.frames import asked, dtypes
 from car_sched_nb.frames.recent import Read, recent
 from car_sched_nb.frames.scan import Column, scan
 from car_sched_nb.model import Cause, Status, Trigger
 from car_sched_nb.store.sqlite import SqliteStore
-from car_sched_nb.when import parse_instant
 
 if TYPE_CHECKING:
-    from datetime import datetime
+    from datetime import date, timedelta
 
     import pandas as pd
 
-    Instant = str | datetime | pd.Timestamp
-    """What bounds a period: an aware or local instant, text such as "7d" or "2026-11-23 09:00"."""
+    Instant = str | date | timedelta | pd.Timestamp
+    """What bounds a period: an instant, aware or local, a day, or text such as "7d" or "2026-11-23 09:00"."""
 
-_PATTERN = frozenset("*?[")
+RUNNERS = ("python", "shell", "agent", "notebook")
+"""Those that each scheduler has; there may be others."""
 
 
 class _Known(NamedTuple):
@@ -128,8 +126,8 @@ def history(
     What else may be given, and what is refused, `car.history` says.
     """
     shown = _chosen(columns)
-    if limit is not None and limit < 0:
-        raise InvalidInput(f"limit is a whole number from 0, not {limit}")
+    if limit is not None:
+        limit = asked.whole(limit, "limit")
     where, bound = filters(store, namespace, task, since, until, status, runner, now_us)
     since_us = None if since is None else bound[-1]
     key = (where, *(bound if since is None else bound[:-1]), "of", limit, *shown)
@@ -155,17 +153,17 @@ def _read(store: SqliteStore, source: str, bound: Sequence[Any], shown: dict[str
         made |= {name: one.make(array, known) for name, one in shown.items() if one.read == column and name != "params"}
     made = {name: made[name] for name in shown if name != "params"}
     index = pd.Index(made.pop("execution_id"), name="execution_id")
+    if not made:
+        return Read(pd.DataFrame(index=index, columns=pd.Index([], dtype="str")), params)
     return Read(pd.DataFrame(made, index=index, copy=False), params)
 
 
 def _chosen(columns: Sequence[str] | None) -> dict[str, _Shown]:
     if columns is None:
         return COLUMNS
-    names = [columns] if isinstance(columns, str) else list(columns)
+    names = asked.several(columns, "a column")
     for name in names:
-        if name not in COLUMNS:
-            listed = ", ".join(COLUMNS)
-            raise InvalidInput(f"no column is named {name!r}{nearest(name, COLUMNS, none=';')} there are {listed}")
+        asked.one_of(name, COLUMNS, "column")
     return {name: COLUMNS[name] for name in dict.fromkeys(["execution_id", *names])}
 
 
@@ -204,29 +202,32 @@ def filters(
         others = store.rows("SELECT 1 FROM tasks WHERE namespace != ? LIMIT 1", namespace)
         if others:
             among("{i}e.task_id", [row[0] for row in store.rows("SELECT id FROM tasks WHERE namespace = ?", namespace)])
-    since_us, until_us = (parse_instant(one, now_us=now_us) for one in (since, until))
-    if since_us is not None and until_us is not None and since_us > until_us:
-        raise InvalidInput(f"since ({since}) is after until ({until}); swap them")
+    since_us, until_us = asked.period(since, until, now_us)
     if until_us is not None:
         parts.append("{i}e.scheduled_at < ?")
         bound.append(until_us)
     if status is not None:
-        states = _several(status)
+        states = asked.several(status, "status")
         for state in states:
-            if state not in list(Status):
-                listed = ", ".join(Status)
-                raise InvalidInput(f"no status is named {state!r}{nearest(state, Status, none=';')} there are {listed}")
+            asked.one_of(state, Status, "status")
         among("+e.status", states)
     if runner is not None:
-        among("e.runner", _several(runner))
+        runners = asked.several(runner, "runner")
+        _check_runners(store, runners)
+        among("e.runner", runners)
     if since_us is not None:
         parts.append("{i}e.scheduled_at >= ?")
         bound.append(since_us)
     return " AND ".join(parts), bound
 
 
-def _several(given: str | Iterable[str]) -> list[str]:
-    return [str(given)] if isinstance(given, str) else [str(one) for one in given]
+def _check_runners(store: SqliteStore, runners: Sequence[str]) -> None:
+    known = {*RUNNERS, *(row[0] for row in store.rows("SELECT DISTINCT definition ->> 'runner' FROM tasks") if row[0])}
+    # One that no task has now may have run all the same; only then are the rows read for it.
+    ran = "SELECT 1 FROM executions WHERE runner IN (SELECT value FROM json_each(?)) LIMIT 1"
+    for runner in runners:
+        if runner not in known and not store.rows(ran, json.dumps([runner])):
+            asked.one_of(runner, sorted(known), "runner")
 
 
 def ids_of(store: SqliteStore, namespace: str | None, task: str | Iterable[str]) -> list[str]:
@@ -235,11 +236,5 @@ def ids_of(store: SqliteStore, namespace: str | None, task: str | Iterable[str])
     if namespace is not None:
         sql, bound = f"{sql} WHERE namespace = ?", [namespace]
     found = store.rows(sql, *bound)
-    known = sorted({name for _, name in found})
-    wanted: set[str] = set()
-    for name in _several(task):
-        matching = fnmatch.filter(known, name) if _PATTERN & {*name} else [one for one in known if one == name]
-        if not matching:
-            raise UnknownTask(name, known)
-        wanted.update(matching)
+    wanted = asked.fitting(task, (name for _, name in found))
     return [id_ for id_, name in found if name in wanted]

@@ -9,9 +9,11 @@ from heapq import merge
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from car_sched_nb.errors import InvalidInput
-from car_sched_nb.frames import dtypes
-from car_sched_nb.model import Status, TaskStatus, Trigger, to_us
+from car_sched_nb.frames import asked, dtypes
+from car_sched_nb.model import Cause, Status, TaskStatus, Trigger, to_us
 from car_sched_nb.occurrence import bare_slot, slot_text
 from car_sched_nb.store import records
 from car_sched_nb.store.sqlite import SqliteStore
@@ -116,8 +118,7 @@ def preview(tasks: Iterable[Task], now_us: int, n: int | None = 10, until_us: in
     n
         So many of each task; None for all until `until_us`.
     """
-    if n is not None and n < 0:
-        raise InvalidInput(f"n is a whole number from 0, not {n}")
+    n = None if n is None else asked.whole(n, "n")
     found = list(tasks)
     fires = merge(*(_next(task, now_us, n, until_us) for task in found), key=lambda one: one[2])
     rows = list(islice(fires, MOST + 1))
@@ -131,7 +132,7 @@ def preview(tasks: Iterable[Task], now_us: int, n: int | None = 10, until_us: in
 
 
 def _next(task: Task, now_us: int, n: int | None, until_us: int | None) -> Iterator[tuple[str, str, int]]:
-    for fire in islice(upcoming(task, now_us + 1), n):
+    for fire in islice(upcoming(task, now_us + 1), None if n is None else min(n, MOST + 1)):
         if until_us is not None and fire.at_us > until_us:
             return
         yield task.name, fire.slot, fire.at_us
@@ -152,7 +153,7 @@ _SLOTS = {
     "started_at": _INSTANT,
     "lateness": _LENGTH,
     "duration": _LENGTH,
-    "cause": "str",
+    "cause": Cause,
     "reason": "str",
     "error": "str",
 }
@@ -167,9 +168,10 @@ def slots(store: SqliteStore, task: Task, start_us: int, end_us: int, now_us: in
     """Return every planned slot of a period with what became of it, a row each, indexed by `slot`.
 
     `status` is that of the slot's last attempt, `missed` or `skipped` with the reason, `due` when it is planned and not
-    settled yet, or `to_come`. Slots that a file's change or other tasks made are there as far as they came, and settled
-    slots whose rows were removed are not there. `slots` is more than 1 for what a schedule has left that was changed
-    since: its single slots cannot be told any more.
+    settled yet, or `to_come`. A paused task has none to come; what has passed in its pause is `skipped`, without an id
+    as long as the pause lasts. Slots that a file's change or other tasks made are there as far as they came, and
+    settled slots whose rows were removed are not there. `slots` is more than 1 for what a schedule has left that was
+    changed since: its single slots cannot be told any more.
     """
     found: dict[str, tuple[Any, ...]] = {}
     gaps: list[tuple[Any, ...]] = []
@@ -182,14 +184,19 @@ def slots(store: SqliteStore, task: Task, start_us: int, end_us: int, now_us: in
         for row in _each(task, gap, start_us, end_us):
             found.setdefault(row[0], row)
             _check_number(found)
-    for fire in _planned(task, start_us, end_us):
+    for fire in _planned(task, start_us, end_us if task.enabled else min(end_us, now_us + 1)):
         text = slot_text(task.revision, fire.slot)
         if text not in found:
-            state = SlotStatus.TO_COME if fire.at_us > now_us else SlotStatus.DUE
-            found[text] = (text, fire.at_us, state, None, 0, 1, *[None] * 6)
+            found[text] = (text, fire.at_us, *_unsettled(task, fire.at_us > now_us))
             _check_number(found)
     rows = sorted((row for row in found.values() if start_us <= row[1] < end_us), key=lambda row: row[1])
     return frame_of(_SLOTS, rows).set_index("slot")
+
+
+def _unsettled(task: Task, to_come: bool) -> tuple[Any, ...]:
+    """Return what there is to tell of a slot without a row, from `status` on; a pause gets one when it ends."""
+    state: Any = SlotStatus.TO_COME if to_come else SlotStatus.DUE if task.enabled else Status.SKIPPED
+    return (state, None, 0, 1, *[None] * 4, None if task.enabled else "paused", None)
 
 
 def _check_number(found: dict[str, Any]) -> None:
@@ -215,7 +222,7 @@ def _planned(task: Task, start_us: int, end_us: int) -> Iterator[Fire]:
     plan = schedule_of(task)
     if plan is None:
         return
-    for fire in upcoming(task, max(start_us, 0)):
+    for fire in upcoming(msgspec.structs.replace(task, enabled=True), max(start_us, 0)):
         if fire.at_us >= end_us:
             return
         yield fire

@@ -17,16 +17,31 @@ class ReadableHistory(pd.DataFrame):
     """All columns of the history; a cell shows the ones that people read. What is made of it is a plain DataFrame."""
 
     def _repr_html_(self) -> str:
-        return _readable(self)._repr_html_() or ""  # type: ignore[operator]
+        said, table = _readable(self)
+        if table.empty:
+            return f"<p>{said}</p>"
+        with pd.option_context("display.max_colwidth", None):  # each is short already
+            drawn = str(table.to_html(max_rows=_MOST, border=0, justify="left"))
+        # A notebook sets texts to the right, and breaks short ones.
+        for cell in ("th", "td"):
+            drawn = drawn.replace(f"<{cell}>", f'<{cell} style="text-align: left; white-space: nowrap">')
+        return f"<p>{said}</p>{drawn}" if said else drawn
 
     def __repr__(self) -> str:
-        return repr(_readable(self))
+        said, table = _readable(self)
+        with pd.option_context("display.max_colwidth", None):
+            return "\n".join(part for part in (said, "" if table.empty else table.to_string(justify="left")) if part)
 
 
-def _readable(frame: pd.DataFrame) -> pd.DataFrame:
-    table = pd.DataFrame(frame)
+def _readable(frame: pd.DataFrame) -> tuple[str, pd.DataFrame]:
+    """Return a line about what is not shown, and the newest rows with their numbers."""
+    count = len(frame)
+    if not count:
+        return "no executions", pd.DataFrame()
+    table = (
+        pd.DataFrame(frame).iloc[-_MOST:].reset_index(drop=True)
+    )  # without ids, which the columns would be aligned by
     begun = table["started_at"].fillna(table["scheduled_at"]).dt.tz_convert(_zone())
-    said = table["error"].fillna(table["answer"]).fillna(table["reason"]).fillna("").astype(object)
     shown: dict[Hashable, Any] = {
         "task": table["task"],
         "status": table["status"].astype(object),
@@ -34,9 +49,15 @@ def _readable(frame: pd.DataFrame) -> pd.DataFrame:
         "late": [_length(one) for one in table["lateness"]],
         "took": [_length(one) for one in table["duration"]],
         "slots": table["slots"],
-        "answer, or why not": [_line(one) for one in said],
+        "answer, or why not": [
+            next((_line(one) for one in row if isinstance(one, str)), "")
+            for row in zip(table["error"], table["answer"], table["reason"], strict=True)
+        ],
     }
-    return pd.DataFrame(shown, index=range(1, len(table) + 1))
+    made = pd.DataFrame(shown)
+    made.index = pd.RangeIndex(count - len(made) + 1, count + 1)
+    said = f"the newest {len(made)} of {count:,} executions; df = %car history has all" if count > len(made) else ""
+    return said, made
 
 
 def _zone() -> str:

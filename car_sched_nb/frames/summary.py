@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from car_sched_nb.frames.plans import frame_of
+from car_sched_nb.frames.scan import FEW
 from car_sched_nb.model import TaskStatus, to_us
 from car_sched_nb.store import records
 from car_sched_nb.store.sqlite import SqliteStore
@@ -34,27 +35,36 @@ _COLUMNS = {
     "next_at": "instant",
 }
 _FAILED = "('failed', 'timed_out', 'interrupted')"
+_COUNT = "SELECT count(*) FROM (SELECT 1 FROM executions WHERE scheduled_at >= ? LIMIT ?)"
+_ASKED = "WHERE e.scheduled_at >= ?1 AND {} IN (SELECT value FROM json_each(?2))"
+_BY_TIME = f"executions e INDEXED BY by_time {_ASKED.format('+e.task_id')}"
+_WHOLE = f"executions e NOT INDEXED {_ASKED.format('+e.task_id')}"
 # An occurrence that failed and was served by a later attempt is served; a gap is as many slots as it stands for.
 _SUMS = f"""
     SELECT e.task_id, sum(e.status = 'completed'),
-        count(DISTINCT CASE WHEN e.status IN {_FAILED} AND NOT EXISTS (SELECT 1 FROM executions x
-            WHERE x.task_id = e.task_id AND x.occurrence_id = e.occurrence_id AND x.status = 'completed')
-            THEN e.occurrence_id END),
+        count(DISTINCT CASE WHEN e.status IN {_FAILED} AND NOT EXISTS (SELECT 1 FROM executions x INDEXED BY guard
+            WHERE x.occurrence_id = e.occurrence_id AND x.status IN ('waiting', 'running', 'completed')
+                AND x.status = 'completed') THEN e.occurrence_id END),
         sum(iif(e.status = 'missed', e.slots, 0)), sum(iif(e.status = 'skipped', e.slots, 0)),
         sum(e.status = 'cancelled'), sum(e.status IN ('waiting', 'running')),
         coalesce(sum(coalesce(e.tokens_in, 0) + coalesce(e.tokens_out, 0)), 0), total(e.cost)
-    FROM executions e WHERE e.scheduled_at >= ?1 AND e.task_id IN (SELECT value FROM json_each(?2))
-    GROUP BY e.task_id"""
-_FAILURE = f"""
-    SELECT coalesce(e.error, e.error_type), coalesce(e.finished_at, e.scheduled_at) FROM executions e INDEXED BY by_task
-    WHERE e.task_id = ?1 AND e.scheduled_at >= ?2 AND e.status IN {_FAILED} ORDER BY e.seq"""
+    FROM {{source}} GROUP BY e.task_id"""
+_FAILURES = f"""
+    SELECT f.task_id, coalesce(a.error, a.error_type), coalesce(z.error, z.error_type),
+        coalesce(z.finished_at, z.scheduled_at)
+    FROM (SELECT e.task_id, min(e.seq) AS first, max(e.seq) AS last FROM {{source}} AND e.status IN {_FAILED}
+        GROUP BY e.task_id) AS f JOIN executions a ON a.seq = f.first JOIN executions z ON z.seq = f.last"""
 _SUCCESS = """
     SELECT e.finished_at FROM executions e INDEXED BY by_task
     WHERE e.task_id = ?1 AND e.status = 'completed' ORDER BY e.seq DESC LIMIT 1"""
 _MEDIAN = """
-    SELECT d FROM (SELECT e.duration AS d FROM executions e INDEXED BY by_task
-        WHERE e.task_id = ?1 AND e.scheduled_at >= ?2 AND e.status = 'completed' ORDER BY e.duration)
-    LIMIT 1 OFFSET ?3"""
+    SELECT e.duration FROM executions e INDEXED BY by_task
+    WHERE e.task_id = ?1 AND e.scheduled_at >= ?2 AND e.status = 'completed' ORDER BY e.duration LIMIT 1 OFFSET ?3"""
+_MEDIANS = """
+    SELECT task_id, duration FROM (SELECT e.task_id, e.duration, count(*) OVER (PARTITION BY e.task_id) AS many,
+            row_number() OVER (PARTITION BY e.task_id ORDER BY e.duration) AS place
+        FROM {source} AND e.status = 'completed')
+    WHERE place = (many + 1) / 2"""
 
 
 def summary(store: SqliteStore, namespace: str | None, since_us: int) -> pd.DataFrame:
@@ -65,20 +75,26 @@ def summary(store: SqliteStore, namespace: str | None, since_us: int) -> pd.Data
     """
     tasks = records.tasks(store, namespace)
     ids = msgspec.json.encode([task.id for task in tasks]).decode()
-    sums = {row[0]: row[1:] for row in store.rows(_SUMS, since_us, ids)}
+    few = store.rows(_COUNT, since_us, FEW + 1)[0][0] <= FEW
+    found = [
+        {row[0]: row[1:] for row in store.rows(sql.format(source=_BY_TIME if few else _WHOLE), since_us, ids)}
+        for sql in (_SUMS, _FAILURES, *([_MEDIANS] if few else []))
+    ]
+    sums, failures = found[:2]
     rows = []
     for task in tasks:
         served, failed, missed, skipped, cancelled, running, tokens, cost = sums.get(task.id, (0,) * 8)
-        first = store.rows(_FAILURE + " LIMIT 1", task.id, since_us) if failed else []
-        last = store.rows(_FAILURE + " DESC LIMIT 1", task.id, since_us) if failed else []
+        first, last, last_at_us = failures.get(task.id, (None,) * 3) if failed else (None,) * 3
         success = store.rows(_SUCCESS, task.id)
-        middle = store.rows(_MEDIAN, task.id, since_us, (served - 1) // 2) if served else []
+        # Of many rows each task's are sorted by themselves: less than all at once.
+        middle = found[2].get(task.id) if few else None
+        if served and middle is None:
+            middle = store.rows(_MEDIAN, task.id, since_us, (served - 1) // 2)[0]
         rows.append(
             (
                 *(task.name, task.status, served, failed, missed, skipped, cancelled, running),
-                *(_line(first[0][0]) if first else None, _line(last[0][0]) if last else None),
-                *(last[0][1] if last else None, success[0][0] if success else None),
-                *(middle[0][0] if middle else None, tokens, cost),
+                *(_line(first), _line(last), last_at_us, success[0][0] if success else None),
+                *(middle[0] if middle else None, tokens, cost),
                 to_us(task.next_at) if task.next_at else None,
             )
         )

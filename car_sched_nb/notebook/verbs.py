@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from car_sched_nb import options
-from car_sched_nb.durations import parse_duration
-from car_sched_nb.errors import InvalidInput, SchedulerClosed, UnknownTask
+from car_sched_nb.errors import InvalidInput, SchedulerClosed, UnknownTask, nearest
 from car_sched_nb.model import LIVE, Execution, Task, to_us
 from car_sched_nb.notebook import configure
 from car_sched_nb.notebook import outputs as written
@@ -19,7 +18,6 @@ from car_sched_nb.notebook.transcript import Transcript
 from car_sched_nb.runners.base import current_runtime
 from car_sched_nb.store import records
 from car_sched_nb.store.retention import Maintained
-from car_sched_nb.when import parse_instant, parse_when
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -189,11 +187,8 @@ def _written(
 
 
 def _session_if_started() -> Session | None:
-    try:
-        session = current_session()
-    except SchedulerClosed:
-        return None
-    return session if session.started else None
+    session = _session_or_none()
+    return session if session is not None and session.started else None
 
 
 def artifact(execution: str | Execution) -> Artifact:
@@ -281,15 +276,17 @@ def history(
     """Return executions as a DataFrame indexed by `execution_id`, oldest first.
 
     Without `store` and `namespace` those of this notebook; with a store, or outside a notebook, those of every
-    namespace.
+    namespace. The columns have the same dtypes whatever is in them: instants are UTC, what is not there is missing, and
+    so is an empty text.
 
     Parameters
     ----------
     task, status, runner
-        One or several; a task's name may be a pattern: `load-*`.
+        One or several, and an empty list has no rows; a task's name may be a pattern: `load-*`.
     since, until
-        Bounds on `scheduled_at`, the first included: a datetime or Timestamp, "2026-11-23 09:00", or a length back
-        from now such as "7d". What is naive is local time.
+        Bounds on `scheduled_at`, the first included: a datetime, Timestamp or date, "2026-11-23 09:00", "monday" (the
+        last), or a length back from now such as "7d". What is naive is local time; where the clock shows that twice,
+        it is the first, where it leaves it out the next that exists, and a warning says so.
     limit
         Only the newest so many.
     columns
@@ -340,21 +337,21 @@ def slots(
         For a name or a value that does not fit, and for more than a million slots.
     """
     from car_sched_nb import frames
+    from car_sched_nb.frames.asked import period
 
     with _opened(store, namespace) as (opened, space):
         found = _task_of(opened, space, name)
         now_us, zone = _now_us(), found.tz or None
         assert found.created_at is not None
-        start_us = parse_instant(start, now_us=now_us, zone=zone)
-        end_us = parse_instant(end, now_us=now_us, zone=zone)
+        start_us, end_us = period(start, end, now_us, zone, called=("start", "end"))
         start_us = to_us(found.created_at) if start_us is None else start_us
-        end_us = now_us + 1 if end_us is None else end_us
-        if end_us < start_us:
-            raise InvalidInput(f"start ({start}) is after end ({end}); swap them")
+        end_us = max(start_us, now_us + 1) if end_us is None else end_us
         return frames.slots(opened, found, start_us, end_us, now_us)
 
 
 def _task_of(opened: SqliteStore, space: str | None, name: str) -> Task:
+    if not isinstance(name, str):
+        raise InvalidInput(f"slots are those of one task, by its name, not {name!r}")
     if space is not None:
         return records.get(opened, space, name)
     found = [task for task in records.tasks(opened) if task.name == name]
@@ -366,14 +363,16 @@ def _task_of(opened: SqliteStore, space: str | None, name: str) -> Task:
     return found[0]
 
 
-def summary(since: Instant = "3d", store: str | None = None, namespace: str | None = None) -> pd.DataFrame:
-    """Return what became of each task's slots since an instant, a row a task: served, failed, missed, errors, next."""
+def summary(since: Instant | None = "3d", store: str | None = None, namespace: str | None = None) -> pd.DataFrame:
+    """Return what became of each task's slots since an instant, a row a task: served, failed, missed, errors, next.
+
+    `since` is as for `history`; None is from the beginning.
+    """
     from car_sched_nb import frames
+    from car_sched_nb.frames.asked import instant
 
     with _opened(store, namespace) as (opened, space):
-        since_us = parse_instant(since, now_us=_now_us())
-        assert since_us is not None
-        return frames.summary(opened, space, since_us)
+        return frames.summary(opened, space, 0 if since is None else instant(since, _now_us()))
 
 
 def answers(task: str | Sequence[str], store: str | None = None, namespace: str | None = None) -> pd.DataFrame:
@@ -424,6 +423,8 @@ def preview(
 
     Parameters
     ----------
+    task
+        A name, a pattern such as `load-*`, or several.
     n
         So many of each task, 10 when neither this nor `until` is given.
     until
@@ -432,61 +433,68 @@ def preview(
     `in_minute` tells how many of them lie in the same minute: `preview(until="in 7d").nlargest(5, "in_minute")`.
     """
     from car_sched_nb import frames
+    from car_sched_nb.frames.asked import fitting, instant
 
     now_us = _now_us()
-    until_us = None if until is None else parse_end(until, now_us)
+    until_us = None if until is None else instant(until, now_us, ahead=True)
+    if until_us is not None and until_us < now_us:
+        raise InvalidInput(f"until ({until}) has passed; what is planned lies ahead: until='in 2h'")
     with _opened(store, namespace) as (opened, space):
-        names = None if task is None else {task} if isinstance(task, str) else {*task}
-        known = records.tasks(opened, space)
-        for name in names or ():
-            if name not in {one.name for one in known}:
-                raise UnknownTask(name, [one.name for one in known])
-        chosen = [one for one in known if names is None or one.name in names]
+        chosen = records.tasks(opened, space)
+        if task is not None:
+            names = fitting(task, (one.name for one in chosen))
+            chosen = [one for one in chosen if one.name in names]
         return frames.preview(chosen, now_us, 10 if n is None and until is None else n, until_us)
 
 
-def parse_end(until: Instant, now_us: int) -> int:
-    """Return an instant ahead; a bare length is from now on."""
-    text = until.strip() if isinstance(until, str) else None
-    if text is not None:
-        try:
-            return now_us + parse_duration(text)
-        except InvalidInput:
-            return parse_when(text, now_us=now_us)
-    found = parse_instant(until, now_us=now_us)
-    assert found is not None
-    return found
-
-
-def _opened(store: str | None, namespace: str | None) -> Any:
+def _opened(store: str | Path | None, namespace: str | None) -> Any:
     """Return a context with (store, namespace): the session's, or one opened for this call."""
-    from contextlib import contextmanager, nullcontext
+    from contextlib import contextmanager
 
     from car_sched_nb.errors import StoreError
     from car_sched_nb.notebook.session import default_store
     from car_sched_nb.store.sqlite import SqliteStore
 
-    if store is None:
-        try:
-            session = current_session()
-        except SchedulerClosed:
-            pass
-        else:
-            return nullcontext((session.store, namespace or session.namespace.name))
-    path = Path(store or default_store())
-    if not path.exists():
-        raise StoreError(f"there is no store at {path}; run a task first, or give store=PATH")
+    if store is not None and not isinstance(store, str | Path):
+        raise InvalidInput(f"store is a path, as text or Path, not {store!r}")
+    session = _session_or_none() if store is None else None
+    path = Path(store or default_store()).expanduser()
+    if session is None and not (path.exists() and (path.is_dir() or path.stat().st_size)):
+        there = "nothing in" if path.exists() else "no store at"
+        raise StoreError(f"there is {there} {path}; run a task first, or give store=PATH")
 
     @contextmanager
     def open_for_now() -> Any:
+        if session is not None:
+            own = session.namespace.name
+            yield session.store, own if namespace is None else _known_space(session.store, namespace, own)
+            return
         opened = SqliteStore(path)
         try:
             opened.migrate()
-            yield opened, namespace
+            yield opened, None if namespace is None else _known_space(opened, namespace)
         finally:
             opened.close()
 
     return open_for_now()
+
+
+def _session_or_none() -> Session | None:
+    try:
+        return current_session()
+    except SchedulerClosed:
+        return None
+
+
+def _known_space(opened: SqliteStore, namespace: str, own: str | None = None) -> str:
+    """Return a namespace that was asked for, this notebook's own or one with tasks; also of those that were deleted."""
+    spaces = [row[0] for row in opened.rows("SELECT DISTINCT namespace FROM tasks ORDER BY namespace")]
+    if namespace != own and namespace not in spaces:
+        listed = ", ".join(map(repr, spaces)) or "none"
+        raise InvalidInput(
+            f"no namespace of this store is {namespace!r}{nearest(str(namespace), spaces, none=';')} there are {listed}"
+        )
+    return namespace
 
 
 def dashboard() -> Any:

@@ -128,7 +128,8 @@ def test_every_row_has_a_cell_for_everybody_and_every_call_fits_a_function():
         for contestant, calls in row.cells.items():
             for each in calls.values() if not isinstance(calls, str) else ():
                 for part in filter(None, (each, each.filled, each.against)):
-                    assert fits(part, part.module.replace(".", "/") or f"contestants/{contestant}"), (row.key, contestant, part)
+                    module = part.module.replace(".", "/") or f"contestants/{contestant}"
+                    assert fits(part, module), (row.key, contestant, part)
 
 
 def fits(part: Call, module: str) -> bool:

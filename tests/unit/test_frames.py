@@ -1,27 +1,30 @@
 """History and tasks as DataFrames: the same columns and dtypes whatever is in the store."""
 
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import date, datetime, timedelta
 from enum import StrEnum
 from typing import Any, cast
 
+import numpy as np
 import pandas as pd
 import pytest
 
-from car_sched_nb import frames
+from car_sched_nb import frames, when
 from car_sched_nb.errors import CarError, InvalidInput, UnknownTask
+from car_sched_nb.frames import asked, shown
 from car_sched_nb.model import Cause, Status, Task, TaskStatus, Trigger
 from car_sched_nb.runners.base import AgentOutput, AgentSpec, Mailbox, Runtime
 from car_sched_nb.store.sqlite import SqliteStore
 from tests.unit.world import DAY, HOUR, MINUTE, MONDAY, Recorder, advance, agent, clock_at, cron, every, leap, running
 
+TEXT = "str" if int(pd.__version__.partition(".")[0]) >= 3 else "object"  # what either pandas takes for text by itself
 INSTANT, LENGTH = "datetime64[us, UTC]", "timedelta64[us]"
 HISTORY: dict[str, Any] = {
-    "task_id": "str",
-    "task": "str",
-    "namespace": "str",
+    "task_id": TEXT,
+    "task": TEXT,
+    "namespace": TEXT,
     "trigger": Trigger,
-    "slot": "str",
+    "slot": TEXT,
     "attempt": "int64",
     "status": Status,
     "scheduled_at": INSTANT,
@@ -31,21 +34,21 @@ HISTORY: dict[str, Any] = {
     "lateness": LENGTH,
     "slots": "int64",
     "cause": Cause,
-    "reason": "str",
+    "reason": TEXT,
     "version": "int64",
     "params": "object",
-    "runner": "str",
-    "executor": "str",
-    "owner": "str",
-    "answer": "str",
-    "error": "str",
-    "error_type": "str",
+    "runner": TEXT,
+    "executor": TEXT,
+    "owner": TEXT,
+    "answer": TEXT,
+    "error": TEXT,
+    "error_type": TEXT,
     "turns": "Int64",
     "tool_calls": "Int64",
     "tokens_in": "Int64",
     "tokens_out": "Int64",
     "cost": "Float64",
-    "model": "str",
+    "model": TEXT,
 }
 NOW = clock_at().now_us()
 
@@ -106,6 +109,55 @@ async def test_a_history_has_its_columns_and_dtypes_whatever_happened(store: Sql
     assert frame.index.is_unique
 
 
+OTHERS: dict[str, dict[str, str]] = {
+    "tasks": {
+        **dict.fromkeys(["runner", "when", "namespace", "task_id"], TEXT),
+        **dict.fromkeys(["next_at", "last_run_at", "created_at"], INSTANT),
+        **dict.fromkeys(["run_count", "revision", "version"], "int64"),
+        **dict.fromkeys(["status", "trigger"], "category"),
+        "enabled": "bool",
+    },
+    "slots": {
+        **dict.fromkeys(["execution_id", "reason", "error"], TEXT),
+        **dict.fromkeys(["scheduled_at", "started_at"], INSTANT),
+        **dict.fromkeys(["lateness", "duration"], LENGTH),
+        **dict.fromkeys(["attempts", "slots"], "int64"),
+        **dict.fromkeys(["status", "cause"], "category"),
+    },
+    "summary": {
+        **dict.fromkeys(["served", "failed", "missed", "skipped", "cancelled", "running", "tokens"], "int64"),
+        **dict.fromkeys(["first_error", "last_error"], TEXT),
+        **dict.fromkeys(["last_error_at", "last_success", "next_at"], INSTANT),
+        "status": "category",
+        "median": LENGTH,
+        "cost": "float64",
+    },
+    "preview": {"task": TEXT, "slot": TEXT, "scheduled_at": INSTANT, "local": INSTANT, "in_minute": "int64"},
+    "answers": {"task": TEXT, "scheduled_at": INSTANT},
+}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("empty", [True, False], ids=["empty", "filled"])
+async def test_the_dtypes_of_all_frames_are_pinned(store: SqliteStore, monkeypatch: pytest.MonkeyPatch, empty: bool):
+    monkeypatch.setattr(when, "_local_zone", lambda: "UTC")
+    async with running(store, clock=clock_at()) as s:
+        task = await s.add(every("1h"))
+        await s.wait()
+        end_us = 0 if empty else NOW + 10**10
+        space = "nobody" if empty else s.namespace
+        told = {
+            "tasks": frames.tasks(store, space),
+            "slots": frames.slots(store, s.task(task.name), 0, end_us, NOW),
+            "summary": frames.summary(store, space, 0),
+            "preview": frames.preview([] if empty else [task], NOW),
+            "answers": frames.answers(store, []),
+        }
+    for name, frame in told.items():
+        assert {column: str(dtype) for column, dtype in frame.dtypes.items()} == OTHERS[name], name
+        assert (len(frame) == 0) is (empty or name == "answers")
+
+
 @pytest.fixture
 async def a_day(store: SqliteStore) -> SqliteStore:
     """A day of two hourly tasks, one of which fails, in one namespace, and a daily one in another."""
@@ -122,7 +174,7 @@ async def a_day(store: SqliteStore) -> SqliteStore:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize(
-    ("asked", "count"),
+    ("given", "count"),
     [
         ({}, 31),
         ({"namespace": "n"}, 30),
@@ -141,9 +193,9 @@ async def a_day(store: SqliteStore) -> SqliteStore:
     ],
     ids=str,
 )
-async def test_history_can_be_asked_for_in_part(a_day: SqliteStore, asked: dict[str, Any], count: int):
+async def test_history_can_be_asked_for_in_part(a_day: SqliteStore, given: dict[str, Any], count: int):
     now_us = NOW + DAY // timedelta(microseconds=1)
-    frame = frames.history(a_day, now_us=now_us, **asked)
+    frame = frames.history(a_day, now_us=now_us, **given)
     check_columns(frame)
     assert len(frame) == count
 
@@ -158,7 +210,7 @@ async def test_a_limit_keeps_the_newest_in_order(a_day: SqliteStore):
 
 @pytest.mark.anyio
 @pytest.mark.parametrize(
-    ("asked", "error", "said"),
+    ("given", "error", "said"),
     [
         ({"task": "aa"}, UnknownTask, "'a'"),
         ({"status": "compleet"}, InvalidInput, "completed"),
@@ -166,13 +218,78 @@ async def test_a_limit_keeps_the_newest_in_order(a_day: SqliteStore):
         ({"limit": -1}, InvalidInput, "from 0"),
         ({"since": "banana"}, CarError, "banana"),
         ({"since": MONDAY + HOUR, "until": MONDAY}, InvalidInput, "swap"),
+        ({"task": "x-*"}, UnknownTask, "fits the pattern"),
+        ({"task": 123}, InvalidInput, "not 123"),
+        ({"task": "'; DROP TABLE tasks"}, UnknownTask, "DROP"),
+        ({"status": "FAILED"}, InvalidInput, "'failed'"),
+        ({"runner": "agnt"}, InvalidInput, "'agent'"),
+        ({"runner": "a\ud800\0"}, InvalidInput, "there are"),
+        ({"columns": ["statsu"]}, InvalidInput, "'status'"),
+        ({"columns": 5}, InvalidInput, "not 5"),
+        ({"limit": True}, InvalidInput, "from 0"),
+        ({"limit": 1.5}, InvalidInput, "from 0"),
+        ({"limit": "3"}, InvalidInput, "from 0"),
+        ({"since": pd.NaT}, InvalidInput, "leave it out"),
+        ({"since": np.datetime64("2026-11-23T09:00")}, InvalidInput, "pd.Timestamp('2026-11-23T09:00', tz='UTC')"),
+        ({"since": 3600}, InvalidInput, "'3600s'"),
+        ({"since": "1764000000"}, InvalidInput, "epoch"),
+        ({"since": "7 dayz"}, InvalidInput, "write 7 days"),
+        ({"since": datetime(1, 1, 1)}, InvalidInput, "years go from"),  # noqa: DTZ001 - naive, as people write
     ],
     ids=str,
 )
-async def test_what_cannot_be_asked_for_is_told(a_day: SqliteStore, asked: dict[str, Any], error: type, said: str):
+async def test_what_cannot_be_asked_for_is_told(a_day: SqliteStore, given: dict[str, Any], error: type, said: str):
     with pytest.raises(error) as caught:
-        frames.history(a_day, now_us=NOW, **asked)
+        frames.history(a_day, now_us=NOW, **given)
     assert said in str(caught.value)
+
+
+@pytest.fixture
+def in_berlin(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(when, "_local_zone", lambda: "Europe/Berlin")
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["2026-11-23 10:00", datetime(2026, 11, 23, 10), pd.Timestamp("2026-11-23 10:00"), "monday 10:00", "1h"],  # noqa: DTZ001
+    ids=repr,
+)
+def test_what_is_naive_is_local_time(in_berlin: None, given: Any):
+    assert asked.instant(given, NOW + 3_600_000_000) == NOW
+
+
+def test_a_date_is_its_first_instant_and_a_length_back_from_now(in_berlin: None):
+    assert asked.instant(date(2026, 11, 23), NOW) == NOW - 10 * 3_600_000_000
+    assert asked.instant(pd.Timedelta(2, "h"), NOW) == asked.instant(timedelta(hours=2), NOW) == NOW - 7_200_000_000
+    assert asked.instant("2h", NOW, ahead=True) == NOW + 7_200_000_000
+
+
+@pytest.mark.parametrize("kind", [str, datetime.fromisoformat, pd.Timestamp])
+def test_a_time_that_comes_twice_or_never_is_said_how_it_was_read(in_berlin: None, store: SqliteStore, kind: Any):
+    with pytest.warns(UserWarning, match=r"the first, 2026-10-25T02:30\+02:00; the second is 2026-10-25T02:30\+01"):
+        first = asked.instant(kind("2026-10-25 02:30"), NOW)
+    assert when.iso_us(first) == "2026-10-25T00:30:00Z"
+    with pytest.warns(UserWarning, match="is left out in Europe/Berlin.* read as 2026-03-29T03:00.02:00") as caught:
+        frames.history(store, since=kind("2026-03-29 02:30"), now_us=NOW)
+    assert caught[0].filename == __file__, "it is said where it was asked"
+    if kind is not str:
+        second = kind("2026-10-25 02:30").replace(fold=1)
+        assert asked.instant(second, NOW) == asked.instant("2026-10-25 02:30+01:00", NOW) == first + 3_600_000_000
+
+
+@pytest.mark.anyio
+async def test_a_history_in_a_cell_is_a_table_to_read(a_day: SqliteStore):
+    whole = frames.history(a_day, namespace="n", now_us=NOW)
+    whole.loc[whole.index[0], "answer"] = "<script>\n" + "long " * 99
+    text, html = repr(shown.ReadableHistory(whole)), shown.ReadableHistory(whole)._repr_html_()
+    assert "NaN" not in text and "NaN" not in html
+    assert text.count("completed") == html.count("completed") == 25 + text.count("completed: do it")
+    assert html.count("<tr") == 1 + len(whole)
+    assert "&lt;script&gt;" in html and "<script>" not in html
+    assert repr(shown.ReadableHistory(whole[:0])) == "no executions"
+    many = shown.ReadableHistory(pd.concat([whole] * 3))
+    assert repr(many).startswith("the newest 60 of 90 executions")
+    assert type(many.head()) is pd.DataFrame
 
 
 @pytest.mark.anyio
