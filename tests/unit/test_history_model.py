@@ -6,6 +6,7 @@ import fnmatch
 import random
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 from car_sched_nb import frames
 from car_sched_nb.engine.scheduler import Scheduler
 from car_sched_nb.errors import UnknownTask
-from car_sched_nb.frames import plans
+from car_sched_nb.frames import plans, recent
 from car_sched_nb.frames import scan as scanning
 from car_sched_nb.model import Task, Trigger, to_us
 from car_sched_nb.runners.base import AgentOutput, AgentSpec, Mailbox, Runtime
@@ -389,9 +390,9 @@ class Echo:
 
 
 @pytest.fixture(scope="module")
-def hostile() -> Iterator[SqliteStore]:
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SqliteStore]:
     """A store of texts that break what is put together from text: answers, errors, models, runners, a namespace."""
-    store = SqliteStore()
+    store = SqliteStore(tmp_path_factory.mktemp("hostile") / "car.db")
     store.migrate()
     anyio.run(_say, store)
     yield store
@@ -509,6 +510,18 @@ def test_a_filter_finds_what_pandas_finds_in_the_whole(
         if much:
             patch.setattr(scanning, "FEW", 0)
             patch.setattr(scanning, "CHUNK", 7)
+        recent.forget()
+        check_filter(hostile, whole, asked)
+        check_filter(hostile, whole, asked)  # what was kept of it
+
+
+@settings(max_examples=by_scale(60, 5000), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(several=st.lists(FILTERS, min_size=2, max_size=5))
+def test_what_was_kept_of_one_question_is_no_answer_to_another(
+    hostile: SqliteStore, whole: pd.DataFrame, several: list[dict[str, Any]]
+):
+    recent.forget()
+    for asked in several:
         check_filter(hostile, whole, asked)
 
 
@@ -525,7 +538,7 @@ def off_by_one(source: str) -> str:
         (off_by_one, {"until": clock_at().now_us() + 60_000_000}),
         (lambda source: source.replace("LIMIT ?", "LIMIT ? + 1"), {"limit": 5}),
         (lambda source: source.replace("DESC LIMIT", "LIMIT"), {"limit": 5}),
-        (lambda source: source.replace("e.runner IN", "e.runner NOT IN"), {"runner": RUNNERS[1]}),
+        (lambda source: source.replace("e.runner = ?", "e.runner != ?"), {"runner": RUNNERS[1]}),
         (lambda source: source.replace("e.seq BETWEEN ? AND ?", "e.seq BETWEEN ? + 1 AND ?"), {}),
     ],
 )
@@ -538,8 +551,18 @@ def test_a_filter_that_is_wrong_is_caught(
 ):
     for name, value in (("FEW", 0), ("CHUNK", 7)):
         monkeypatch.setattr(scanning, name, value)
+    recent.forget()
     check_filter(hostile, whole, asked)
-    right = hostile.rows
+    recent.forget()
+    right, moment = hostile.rows, hostile.at_one_moment
+
+    @contextmanager
+    def wrong() -> Iterator[Callable[..., Any]]:
+        with moment() as ask:
+            yield lambda sql, *bound: ask(fault(sql), *bound)
+
     monkeypatch.setattr(hostile, "rows", lambda sql, *bound: right(fault(sql), *bound))
+    monkeypatch.setattr(hostile, "at_one_moment", wrong)
     with pytest.raises(AssertionError):
         check_filter(hostile, whole, asked)
+    recent.forget()
