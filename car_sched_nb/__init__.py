@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from car_sched_nb.notebook.verbs import debug as debug
     from car_sched_nb.notebook.verbs import delete as delete
     from car_sched_nb.notebook.verbs import edit as edit
+    from car_sched_nb.notebook.verbs import export as export
     from car_sched_nb.notebook.verbs import help as help
     from car_sched_nb.notebook.verbs import history as history
     from car_sched_nb.notebook.verbs import list as list
@@ -88,8 +89,8 @@ _HOMES = {
     "errors": "CarError InvalidInput StoreError UnknownTask",
     "model": "Cause Execution Status Task TaskStatus Trigger",
     "notebook.decorator": "on runner task",
-    "notebook.verbs": "adopt answers archive arm artifact backfill cancel config dashboard debug delete edit help "
-    "history list logs mailbox maintain maintenance model_get models namespace outputs pause preview resume run "
+    "notebook.verbs": "adopt answers archive arm artifact backfill cancel config dashboard debug delete edit export "
+    "help history list logs mailbox maintain maintenance model_get models namespace outputs pause preview resume run "
     "run_now scheduler send show slots state summary tasks transcript wait",
     "runners.base": "AgentOutput AgentRunner AgentSpec Runtime SharedInfra current",
     "runners.mail": "Mailbox State",

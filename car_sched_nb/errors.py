@@ -162,6 +162,16 @@ class StoreForked(StoreError):
         super().__init__(f"the store {path} belongs to the process that forked this one; open it here anew")
 
 
+class NotWritten(CarError):
+    """Raised when a file could not be written; nothing of it is left, and what had its name is as it was."""
+
+    def __init__(self, path: str, why: str) -> None:
+        super().__init__(
+            f"{path} was not written ({why}), and what was there is untouched; see to its disk and its folder's "
+            "permissions, or give another path"
+        )
+
+
 class TaskCancelled(BaseException):
     """Raised inside a synchronous body whose execution is cancelled or timed out.
 

@@ -108,14 +108,20 @@ class Maintenance:
         """Remove a task's rows, and the files beside the store that belong to them, in small transactions."""
         count, tidied = 0, Tidied(0, 0)
         while seqs := await anyio.to_thread.run_sync(retention.choose, self._store.rows, which, now_us):
-            before = count
-            for start in range(0, len(seqs), AT_ONCE):
-                gone = await self._write(seqs[start : start + AT_ONCE])
-                count += gone.executions
-                if gone.paths:
-                    tidied += await anyio.to_thread.run_sync(unlink, gone.paths)
-            if count == before:
+            removed, files = await self.remove_these(seqs)
+            count, tidied = count + removed, tidied + files
+            if not removed:
                 break  # all of them have an attempt that was asked for since
+        return count, tidied
+
+    async def remove_these(self, seqs: Sequence[int]) -> tuple[int, Tidied]:
+        """Remove rows that were chosen, but for those with an attempt that was asked for since."""
+        count, tidied = 0, Tidied(0, 0)
+        for start in range(0, len(seqs), AT_ONCE):
+            gone = await self._write(seqs[start : start + AT_ONCE])
+            count += gone.executions
+            if gone.paths:
+                tidied += await anyio.to_thread.run_sync(unlink, gone.paths)
         return count, tidied
 
     async def _write(self, seqs: Sequence[int]) -> retention.Gone:

@@ -762,7 +762,7 @@ class Scheduler:
         self._ask_to_stop(task.id, Status.CANCELLED)
         self.running.tell("deleted", task)
 
-    async def archive(self, before: datetime | str) -> int:
+    async def archive(self, before: datetime | str, only: Sequence[int] | None = None) -> int:
         """Remove the executions of this namespace that ended before an instant, with their outputs; return how many.
 
         What runs or waits stays, and so does what tells which slots were served: no slot runs again by it.
@@ -771,7 +771,11 @@ class Scheduler:
         ----------
         before
             An aware datetime, or text: `90d` (so long ago), `2026-01-01`.
+        only
+            Numbers that `store.retention.chosen` has returned: these, but for those whose slot is tried again since.
         """
+        if only is not None:
+            return (await self._maintenance.remove_these(only))[0]
         now_us = self.clock.now_us()
         before_us = parse_instant(before, now_us=now_us)
         assert before_us is not None

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from car_sched_nb.frames import asked, dtypes
 from car_sched_nb.frames.recent import Read, recent
-from car_sched_nb.frames.scan import Column, scan
+from car_sched_nb.frames.scan import Column, pieces, scan
 from car_sched_nb.model import Cause, Status, Trigger
-from car_sched_nb.store.sqlite import SqliteStore
+from car_sched_nb.store.sqlite import Readable, SqliteStore
 
 if TYPE_CHECKING:
     from datetime import date, timedelta
@@ -102,6 +102,8 @@ COLUMNS: dict[str, _Shown] = {
     "model": _text("e.model"),
 }
 
+_PARAMS_TEXT = _Shown(Column("e.params", "text", "NULL"), lambda read, known: dtypes.texts(read.fill_null("{}")))
+
 
 def history(
     store: SqliteStore,
@@ -141,21 +143,46 @@ def history(
 
 
 def _read(store: SqliteStore, source: str, bound: Sequence[Any], shown: dict[str, _Shown], limit: int | None) -> Read:
+    wanted = list(dict.fromkeys(one.read for one in shown.values()))
+    arrays = scan(store, source, bound, wanted, limit)
+    params = dict(zip(wanted, arrays, strict=True)).get(COLUMNS["params"].read)
+    rest = {name: one for name, one in shown.items() if name != "params"}
+    return Read(_frame(rest, wanted, arrays, _known(store)), params)
+
+
+def batches(
+    store: Readable, where: str, bound: Sequence[Any], columns: Sequence[str] | None, rows: int
+) -> Iterator[pd.DataFrame]:
+    """Yield what `history` returns in frames of so many rows at most; at least one, with all columns.
+
+    Their `params` are JSON text.
+
+    Parameters
+    ----------
+    where, bound
+        A condition, as `filters` returns it.
+    """
+    shown = {name: _PARAMS_TEXT if name == "params" else one for name, one in _chosen(columns).items()}
+    wanted = list(dict.fromkeys(one.read for one in shown.values()))
+    known = _known(store)
+    for piece in pieces(store, f"FROM executions e WHERE {where}", bound, wanted, rows):
+        yield _frame(shown, wanted, piece, known)
+
+
+def _frame(shown: dict[str, _Shown], wanted: list[Column], arrays: list[Any], known: _Known) -> pd.DataFrame:
+    """Make the frame of what was read; the arrays are let go as soon as they are columns."""
     import pandas as pd
 
-    wanted = list(dict.fromkeys(one.read for one in shown.values()))
-    read = dict(zip(wanted, scan(store, source, bound, wanted, limit), strict=True))
-    params = read.get(COLUMNS["params"].read)
-    known = _known(store)
     made: dict[str, Any] = {}
+    arrays.reverse()
     for column in wanted:
-        array = read.pop(column)  # what was read is let go as soon as it is a column
-        made |= {name: one.make(array, known) for name, one in shown.items() if one.read == column and name != "params"}
-    made = {name: made[name] for name in shown if name != "params"}
+        array = arrays.pop()
+        made |= {name: one.make(array, known) for name, one in shown.items() if one.read == column}
+    made = {name: made[name] for name in shown}
     index = pd.Index(made.pop("execution_id"), name="execution_id")
     if not made:
-        return Read(pd.DataFrame(index=index, columns=pd.Index([], dtype="str")), params)
-    return Read(pd.DataFrame(made, index=index, copy=False), params)
+        return pd.DataFrame(index=index, columns=pd.Index([], dtype="str"))
+    return pd.DataFrame(made, index=index, copy=False)
 
 
 def _chosen(columns: Sequence[str] | None) -> dict[str, _Shown]:
@@ -167,14 +194,14 @@ def _chosen(columns: Sequence[str] | None) -> dict[str, _Shown]:
     return {name: COLUMNS[name] for name in dict.fromkeys(["execution_id", *names])}
 
 
-def _known(store: SqliteStore) -> _Known:
+def _known(store: Readable) -> _Known:
     tasks = store.rows("SELECT id, name, namespace FROM tasks")
     owners = store.rows("SELECT id, name FROM owners")
     return _Known({id_: name for id_, name, _ in tasks}, {id_: space for id_, _, space in tasks}, dict(owners))
 
 
 def filters(
-    store: SqliteStore,
+    store: Readable,
     namespace: str | None,
     task: str | Sequence[str] | None,
     since: Instant | None,
@@ -221,7 +248,7 @@ def filters(
     return " AND ".join(parts), bound
 
 
-def _check_runners(store: SqliteStore, runners: Sequence[str]) -> None:
+def _check_runners(store: Readable, runners: Sequence[str]) -> None:
     known = {*RUNNERS, *(row[0] for row in store.rows("SELECT DISTINCT definition ->> 'runner' FROM tasks") if row[0])}
     # One that no task has now may have run all the same; only then are the rows read for it.
     ran = "SELECT 1 FROM executions WHERE runner IN (SELECT value FROM json_each(?)) LIMIT 1"
@@ -230,7 +257,7 @@ def _check_runners(store: SqliteStore, runners: Sequence[str]) -> None:
             asked.one_of(runner, sorted(known), "runner")
 
 
-def ids_of(store: SqliteStore, namespace: str | None, task: str | Iterable[str]) -> list[str]:
+def ids_of(store: Readable, namespace: str | None, task: str | Iterable[str]) -> list[str]:
     """Return the ids of tasks by their names or patterns; a deleted task's history stays, so its name is known too."""
     sql, bound = "SELECT id, name FROM tasks", []
     if namespace is not None:

@@ -8,7 +8,7 @@ Arrow take the texts apart. A second SQLite library on the same file would break
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
 
-    from car_sched_nb.store.sqlite import SqliteStore
+    from car_sched_nb.store.sqlite import Readable, SqliteStore
 
 CHUNK = 5_000
 """Rows that one statement joins: their texts stay small enough for memory that malloc has at hand already."""
@@ -34,8 +34,6 @@ FEWEST = 1_000
 _THREADS = 2
 Kind = Literal["int", "maybe", "number", "text", "code"]
 Array = Any  # np.ndarray | pa.ChunkedArray
-Ask = Callable[..., list[tuple[Any, ...]]]
-"""Rows of a query and what is bound in it."""
 
 
 class Column(NamedTuple):
@@ -89,7 +87,9 @@ def scan(
         columns_read, step, where = list(columns), CHUNK, f"{plain} AND e.seq BETWEEN ? AND ?"
     ranges = [(low, min(low + step - 1, last)) for low in range(first, last + 1, step)]
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="car-scan") as pool:
-        pieces = [piece[::-1] for piece in pool.map(partial(_piece, store, where, bound, columns_read), ranges)]
+        pieces = [
+            piece[::-1] for piece in pool.map(partial(_at_one_instant, store, where, bound, columns_read), ranges)
+        ]
     # Each is taken out of its pieces: nothing is there twice for longer than a column takes.
     joined = [_joined([piece.pop() for piece in pieces], column.kind) for column in columns]
     if many:
@@ -113,34 +113,57 @@ def _range(store: SqliteStore, source: str, bound: Sequence[Any], limit: int | N
     return (1, 0) if first is None else (first, last)
 
 
-def _piece(
+def pieces(
+    view: Readable, source: str, bound: Sequence[Any], columns: Sequence[Column], rows: int
+) -> Iterator[list[Array]]:
+    """Yield what `scan` returns in pieces of so many rows at most, and one that is empty when there is none."""
+    indexed, plain = source.replace("{i}", ""), source.replace("{i}", "+")
+    count, first, last = view.rows(f"SELECT count(*), min(e.seq), max(e.seq) {indexed}", *bound)[0]
+    if count <= min(FEW, rows):
+        every = [column._replace(usual=None) for column in columns]
+        seqs = (first, last) if count else (1, 0)
+        found = iter([_piece(view, f"{indexed} AND +e.seq BETWEEN ? AND ?", bound, every, seqs)])
+    else:
+        where, starts = f"{plain} AND e.seq BETWEEN ? AND ?", range(first, last + 1, rows)
+        found = (_piece(view, where, bound, columns, (low, low + rows - 1)) for low in starts)
+    for piece in found:
+        yield [_joined([array], column.kind) for array, column in zip(piece, columns, strict=True)]
+
+
+def _at_one_instant(
     store: SqliteStore, where: str, bound: Sequence[Any], columns: Sequence[Column], seqs: tuple[int, int]
+) -> list[Array]:
+    with store.snapshot() as view:
+        return _piece(view, where, bound, columns, seqs)
+
+
+def _piece(
+    view: Readable, where: str, bound: Sequence[Any], columns: Sequence[Column], seqs: tuple[int, int]
 ) -> list[Array]:
     """Read the rows of a range of `seq`."""
     values = (*bound, *seqs)
     dense = [column for column in columns if column.usual is None]
     sparse = [column for column in columns if column.usual is not None]
-    with store.at_one_moment() as ask:
-        rows, *found = _read(ask, where, values, dense)
-        order = None
-        if len(rows) > 1 and not (rows[1:] > rows[:-1]).all():
-            order = rows.argsort()
-            rows, found = rows[order], [_taken(one, order) for one in found]
-        filled = iter(_unusual(ask, where, values, sparse, rows))
+    rows, *found = _read(view, where, values, dense)
+    order = None
+    if len(rows) > 1 and not (rows[1:] > rows[:-1]).all():
+        order = rows.argsort()
+        rows, found = rows[order], [_taken(one, order) for one in found]
+    filled = iter(_unusual(view, where, values, sparse, rows))
     dense_found = iter(found)
     return [next(dense_found if column.usual is None else filled) for column in columns]
 
 
-def _read(ask: Ask, where: str, values: Sequence[Any], columns: Sequence[Column]) -> list[Array]:
+def _read(view: Readable, where: str, values: Sequence[Any], columns: Sequence[Column]) -> list[Array]:
     """Return `seq` and the columns of the rows that are found, in any order."""
     wanted = [Column("e.seq", "int"), *columns]
     texts = ", ".join(f"CAST({_SQL[column.kind].format(column.sql)} AS BLOB)" for column in wanted)
-    count, *joined = ask(f"SELECT count(*), {texts} {where}", *values)[0]
+    count, *joined = view.rows(f"SELECT count(*), {texts} {where}", *values)[0]
     return [_READ[column.kind](text or b"", count) for column, text in zip(wanted, joined, strict=True)]
 
 
 def _unusual(
-    ask: Ask, where: str, values: Sequence[Any], columns: Sequence[Column], rows: np.ndarray[Any, Any]
+    view: Readable, where: str, values: Sequence[Any], columns: Sequence[Column], rows: np.ndarray[Any, Any]
 ) -> list[Array]:
     """Read the columns that mostly have their usual value, where they have another."""
     import numpy as np
@@ -149,7 +172,7 @@ def _unusual(
     if not columns:
         return []
     other = " OR ".join(f"{column.sql} IS NOT {column.usual}" for column in columns)
-    seqs, *found = _read(ask, f"{where} AND ({other})", values, columns)
+    seqs, *found = _read(view, f"{where} AND ({other})", values, columns)
     at = np.searchsorted(rows, seqs)
     filled: list[Array] = []
     places: pa.Array | None = None

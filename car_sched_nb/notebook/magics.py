@@ -185,11 +185,13 @@ def _backfill(magics: CarMagics, words: list[str]) -> None:
 
 
 def _archive(magics: CarMagics, words: list[str]) -> None:
-    names, given = _words_and_options("archive", words, {"--before": "before"})
-    if names or not given:
+    names, pairs = _words_and_options("archive", words, {"--before": "before", "--to": "to"})
+    given = dict(pairs)
+    if names or "before" not in given:
         raise InvalidInput(f"write: %car {VERBS['archive'].usage}")
-    count = verbs.archive(given[-1][1])
-    print(f"removed {count} execution{'s' * (count != 1)}; what is live and each task's last run stay")
+    count = verbs.archive(**given)
+    kept = f", written to {given['to']} first" if "to" in given else ""
+    print(f"removed {count} execution{'s' * (count != 1)}{kept}; what is live and each task's last run stay")
 
 
 def _cancel(magics: CarMagics, words: list[str]) -> None:
@@ -268,13 +270,26 @@ _HISTORY_OPTIONS = {
 
 
 def _history(magics: CarMagics, words: list[str]) -> Any:
-    names, pairs = _words_and_options("history", words, _HISTORY_OPTIONS)
-    given: dict[str, Any] = dict(pairs)
-    if "limit" in given:
-        given["limit"] = _whole(given["limit"], "--limit")
+    names, given = _names_and_filters("history", words)
     from car_sched_nb.frames.shown import ReadableHistory
 
     return ReadableHistory(verbs.history(names or None, **given))
+
+
+def _export(magics: CarMagics, words: list[str]) -> Any:
+    names, given = _names_and_filters("export", words)
+    if not names:
+        raise InvalidInput(f"write: %car {VERBS['export'].usage}")
+    path, *tasks = names
+    return verbs.export(path, tasks or None, **given)
+
+
+def _names_and_filters(verb: str, words: list[str]) -> tuple[list[str], dict[str, Any]]:
+    names, pairs = _words_and_options(verb, words, _HISTORY_OPTIONS)
+    given: dict[str, Any] = dict(pairs)
+    if "limit" in given:
+        given["limit"] = _whole(given["limit"], "--limit")
+    return names, given
 
 
 def _whole(text: str, option: str) -> int:
@@ -399,7 +414,11 @@ VERBS: dict[str, Verb] = {
     "backfill": Verb(
         "backfill NAME [--start T] [--end T]", "run slots that were missed or skipped", _backfill, takes_task=True
     ),
-    "archive": Verb("archive --before T", "remove history that ended before T: 90d, 2026-01-01", _archive),
+    "archive": Verb(
+        "archive --before T [--to PATH]",
+        "remove history that ended before T: 90d, 2026-01-01; --to writes it to a new file first",
+        _archive,
+    ),
     "delete": Verb("delete NAME", "cancel and hide a task; its history stays", _delete, takes_task=True),
     "show": Verb("show NAME", "print the cell that defines a task", _show, takes_task=True),
     "edit": Verb("edit NAME", "put that cell into a new one", _edit, takes_task=True),
@@ -418,6 +437,12 @@ VERBS: dict[str, Verb] = {
         "history [NAME ...] [--last DUR] [--since T] [--until T] [--status S] [--runner R] [--limit N]",
         "executions as a DataFrame",
         _history,
+        takes_task=True,
+    ),
+    "export": Verb(
+        "export PATH [NAME ...] [--last DUR] [--since T] [--until T] [--status S] [--runner R] [--limit N]",
+        "the same as a file: .parquet, .csv, .jsonl (.csv.gz, .jsonl.gz), or .db, a copy of the store",
+        _export,
         takes_task=True,
     ),
     "preview": Verb(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,14 +17,16 @@ from car_sched_nb.notebook.namespace import Namespace, notebook_path
 from car_sched_nb.notebook.session import KernelScheduler, Session, current_session
 from car_sched_nb.notebook.transcript import Transcript
 from car_sched_nb.runners.base import current_runtime
-from car_sched_nb.store import records
+from car_sched_nb.store import records, retention
 from car_sched_nb.store.retention import Maintained
+from car_sched_nb.when import parse_instant
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     import pandas as pd
 
+    from car_sched_nb.frames.export import Exported
     from car_sched_nb.frames.history import Instant
     from car_sched_nb.notebook.artifact import Artifact
     from car_sched_nb.runners.local_files import ModelFile
@@ -77,9 +80,36 @@ def backfill(name: str, start: datetime | str | None = None, end: datetime | str
     return count
 
 
-def archive(before: datetime | str) -> int:
-    """Remove the executions of this notebook that ended before an instant (`90d`: so long ago); return how many."""
-    count: int = scheduler().archive(before)
+def archive(before: datetime | str, to: str | os.PathLike[str] | None = None) -> int:
+    """Remove the executions of this notebook that ended before an instant; return how many.
+
+    Parameters
+    ----------
+    before
+        An aware datetime, or text: `90d` (so long ago), `2026-01-01`.
+    to
+        A file that all of them are written to first, in the format of its ending as for `export`; a new one, because
+        what an older one holds is nowhere else. When it cannot be written, nothing is removed.
+
+    Raises
+    ------
+    InvalidInput, NotWritten
+        For a path that does not fit, and a file that cannot be written.
+    """
+    count: int = scheduler().archive(before) if to is None else _archive_to(to, before)
+    return count
+
+
+def _archive_to(to: str | os.PathLike[str], before: datetime | str) -> int:
+    from car_sched_nb.frames.export import these, write
+
+    session = current_session()
+    before_us = parse_instant(before, now_us=_now_us())
+    assert before_us is not None
+    found = retention.ended_before(session.store, session.namespace.name, before_us)
+    seqs = retention.chosen(session.store.rows, found, _now_us())
+    write(session.store, to, these(seqs), overwrite=False, now_us=_now_us())
+    count: int = scheduler().archive(before, only=seqs)
     return count
 
 
@@ -310,6 +340,64 @@ def history(
             runner=runner,
             limit=limit,
             columns=columns,
+            now_us=_now_us(),
+        )
+
+
+def export(
+    path: str | os.PathLike[str],
+    task: str | Sequence[str] | None = None,
+    since: Instant | None = None,
+    until: Instant | None = None,
+    status: str | Sequence[str] | None = None,
+    runner: str | Sequence[str] | None = None,
+    limit: int | None = None,
+    columns: Sequence[str] | None = None,
+    store: str | None = None,
+    namespace: str | None = None,
+    *,
+    overwrite: bool = True,
+) -> Exported:
+    """Write executions to a file, in little memory; return its path, with the number of rows.
+
+    The ending says the format: `.parquet` (the dtypes of `history`), `.csv` and `.jsonl` or `.ndjson` (instants as
+    ISO 8601 in UTC, durations in seconds, parameters as JSON; `.gz` after it packs it), `.db`, `.sqlite` or `.sqlite3`
+    (a store with these executions, their tasks and outputs, for `history(store=...)`).
+
+    It is of one instant, whatever runs meanwhile. The file is there as a whole or not at all, and for its user only;
+    one that it replaces keeps its mode.
+
+    Parameters
+    ----------
+    path
+        The file, in a folder that exists.
+    task, since, until, status, runner, limit, columns, store, namespace
+        As for `history`.
+    overwrite
+        Whether it may replace a file. A store is never replaced, only a copy in which nobody has worked.
+
+    Raises
+    ------
+    InvalidInput, UnknownTask
+        For a path or a value that does not fit, with what to type.
+    NotWritten
+        When the system refuses to write; what was there is untouched.
+    """
+    from car_sched_nb import frames
+
+    with _opened(store, namespace) as (opened, space):
+        return frames.export(
+            opened,
+            path,
+            namespace=space,
+            task=task,
+            since=since,
+            until=until,
+            status=status,
+            runner=runner,
+            limit=limit,
+            columns=columns,
+            overwrite=overwrite,
             now_us=_now_us(),
         )
 

@@ -190,6 +190,15 @@ def choose(rows: Query, which: Expired, now_us: int) -> list[int]:
     return []
 
 
+def chosen(rows: Query, found: Sequence[Expired], now_us: int) -> list[int]:
+    """Return the `seq` of all rows that may go now, while none of them has gone: `choose` may find a few more then."""
+    guards = " AND ".join(_GUARDS.values())
+    sql = f"""SELECT e.seq FROM executions e INDEXED BY by_task WHERE e.task_id = ?1 AND e.seq < ?2
+        AND e.finished_at < ?3 AND e.status NOT IN ('waiting', 'running') AND {guards}"""
+    given = [(which.task_id, which.below, which.before_us, now_us - _DAY_US) for which in found]
+    return sorted(int(row[0]) for one in given for row in rows(sql, *one))
+
+
 _BEGUN_SINCE = """
     SELECT e.seq FROM json_each(?) j JOIN executions e ON e.seq = j.value
     WHERE EXISTS (SELECT 1 FROM executions l INDEXED BY live WHERE l.task_id = e.task_id

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import apsw
 import msgspec
@@ -115,6 +115,14 @@ _OUTPUT = """
     INSERT OR REPLACE INTO outputs (execution_id, text, traceback, display, path, marks, transcript, artifact)
     SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7
     FROM jsonb_each(?)"""
+
+
+class Readable(Protocol):
+    """What queries can be put to: a store, or a store as it was at one instant."""
+
+    def rows(self, sql: str, *bindings: Any) -> list[tuple[Any, ...]]:
+        """Return the rows of a query."""
+        ...
 
 
 class SqliteStore:
@@ -269,19 +277,6 @@ class SqliteStore:
             return take(reader.execute(sql, bindings))
 
     @contextmanager
-    def at_one_moment(self) -> Iterator[Callable[..., list[tuple[Any, ...]]]]:
-        """Yield a `rows` whose queries all see the store as the first of them does, whatever is written meanwhile."""
-        with self._reader() as reader:
-            if self.in_memory:
-                yield lambda sql, *bindings: reader.execute(sql, bindings).fetchall()
-                return
-            reader.execute("BEGIN")
-            try:
-                yield lambda sql, *bindings: reader.execute(sql, bindings).fetchall()
-            finally:
-                reader.execute("ROLLBACK")
-
-    @contextmanager
     def _reader(self) -> Iterator[apsw.Connection]:
         self.check_process()
         if self.in_memory:
@@ -297,6 +292,38 @@ class SqliteStore:
                 yield reader
         finally:
             self._readers.append(reader)
+
+    @contextmanager
+    def alone(self) -> Iterator[apsw.Connection]:
+        """Hold a connection of one's own; in memory it is the only one, and everybody else waits."""
+        self.check_process()
+        if self.in_memory:
+            with self._write_lock:
+                yield self._write
+            return
+        db = self._connect()
+        try:
+            with self._explained(db):
+                yield db
+        finally:
+            db.close()
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Readable]:
+        """Read the store as it is now, however long that takes; what is written meanwhile is not seen.
+
+        Kept for seconds at most: the journal grows until it is let go. In memory the others wait instead.
+        """
+        with self._reader() as reader:
+            if self.in_memory:
+                yield _Snapshot(reader)
+                return
+            reader.execute("BEGIN")
+            try:
+                yield _Snapshot(reader)
+            finally:
+                if reader.in_transaction:
+                    reader.execute("ROLLBACK")
 
     def changed_elsewhere(self) -> bool | None:
         """Tell whether another connection has written since the last time; None while this one is writing."""
@@ -350,6 +377,16 @@ class SqliteStore:
             self._readers.pop().close()
         with self._write_lock:
             self._write.close()
+
+
+class _Snapshot:
+    """A store at one instant; from any thread, one at a time."""
+
+    def __init__(self, db: apsw.Connection) -> None:
+        self._db = db
+
+    def rows(self, sql: str, *bindings: Any) -> list[tuple[Any, ...]]:
+        return self._db.execute(sql, bindings).fetchall()
 
 
 def _identity(path: str) -> tuple[int, int] | None:

@@ -24,7 +24,7 @@ from car_sched_nb.frames import plans, recent
 from car_sched_nb.frames import scan as scanning
 from car_sched_nb.model import Task, Trigger, to_us
 from car_sched_nb.runners.base import AgentOutput, AgentSpec, Mailbox, Runtime
-from car_sched_nb.store.sqlite import SqliteStore
+from car_sched_nb.store.sqlite import Readable, SqliteStore
 from tests.scale import by_scale
 from tests.unit.world import (
     HOUR,
@@ -554,15 +554,21 @@ def test_a_filter_that_is_wrong_is_caught(
     recent.forget()
     check_filter(hostile, whole, asked)
     recent.forget()
-    right, moment = hostile.rows, hostile.at_one_moment
+    right, snapshot = hostile.rows, hostile.snapshot
+
+    class Wrong(NamedTuple):
+        view: Readable
+
+        def rows(self, sql: str, *bound: Any) -> list[tuple[Any, ...]]:
+            return self.view.rows(fault(sql), *bound)
 
     @contextmanager
-    def wrong() -> Iterator[Callable[..., Any]]:
-        with moment() as ask:
-            yield lambda sql, *bound: ask(fault(sql), *bound)
+    def wrong() -> Iterator[Readable]:
+        with snapshot() as view:
+            yield Wrong(view)
 
     monkeypatch.setattr(hostile, "rows", lambda sql, *bound: right(fault(sql), *bound))
-    monkeypatch.setattr(hostile, "at_one_moment", wrong)
+    monkeypatch.setattr(hostile, "snapshot", wrong)
     with pytest.raises(AssertionError):
         check_filter(hostile, whole, asked)
     recent.forget()

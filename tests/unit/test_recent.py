@@ -186,13 +186,13 @@ def test_no_row_is_half_of_before_a_change(filled: SqliteStore, monkeypatch: pyt
         return real(*given)
 
     @contextmanager
-    def unguarded() -> Iterator[Any]:
-        yield filled.rows
+    def unguarded() -> Iterator[SqliteStore]:
+        yield filled
 
     monkeypatch.setattr(scan, "FEW", 0)
     monkeypatch.setattr(scan, "_unusual", later)
     if not guarded:
-        monkeypatch.setattr(filled, "at_one_moment", unguarded)
+        monkeypatch.setattr(filled, "snapshot", unguarded)
     frame = history(filled, columns=["status", "error"])
     torn = ((frame["status"] == "failed") != frame["error"].notna()).any()
     assert torn == (not guarded)
