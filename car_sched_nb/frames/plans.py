@@ -144,6 +144,7 @@ def _local(frame: pd.DataFrame, tasks: Sequence[Task]) -> Any:
 
 
 _SLOTS = {
+    "task": "str",
     "slot": "str",
     "scheduled_at": _INSTANT,
     "status": _SLOT_STATES,
@@ -164,15 +165,36 @@ _OF_SLOTS = """
         AND (e.scheduled_at >= ? OR (e.attempt = 0 AND e.slots > 1)) ORDER BY e.scheduled_at, e.attempt"""
 
 
-def slots(store: SqliteStore, task: Task, start_us: int, end_us: int, now_us: int) -> pd.DataFrame:
-    """Return every planned slot of a period with what became of it, a row each, indexed by `slot`.
+def slots(
+    store: SqliteStore, tasks: Iterable[Task], start_us: int | None, end_us: int | None, now_us: int
+) -> pd.DataFrame:
+    """Return every planned slot of tasks in a period with what became of it, a row each, indexed by `slot`.
 
     `status` is that of the slot's last attempt, `missed` or `skipped` with the reason, `due` when it is planned and not
     settled yet, or `to_come`. A paused task has none to come; what has passed in its pause is `skipped`, without an id
     as long as the pause lasts. Slots that a file's change or other tasks made are there as far as they came, and
     settled slots whose rows were removed are not there. `slots` is more than 1 for what a schedule has left that was
     changed since: its single slots cannot be told any more.
+
+    Parameters
+    ----------
+    start_us, end_us
+        None for each task's definition, and for now.
     """
+    rows: list[tuple[Any, ...]] = []
+    for task in tasks:
+        assert task.created_at is not None
+        begin_us = to_us(task.created_at) if start_us is None else start_us
+        until_us = max(begin_us, now_us + 1) if end_us is None else end_us
+        found = _of_task(store, task, begin_us, until_us, now_us, MOST - len(rows))
+        rows += [(task.name, *row) for row in found if begin_us <= row[1] < until_us]
+    rows.sort(key=lambda row: row[2])
+    return frame_of(_SLOTS, rows).set_index("slot")
+
+
+def _of_task(
+    store: SqliteStore, task: Task, start_us: int, end_us: int, now_us: int, most: int
+) -> Iterable[tuple[Any, ...]]:
     found: dict[str, tuple[Any, ...]] = {}
     gaps: list[tuple[Any, ...]] = []
     for row in store.rows(_OF_SLOTS, task.id, end_us, start_us):
@@ -183,14 +205,13 @@ def slots(store: SqliteStore, task: Task, start_us: int, end_us: int, now_us: in
     for gap in gaps:
         for row in _each(task, gap, start_us, end_us):
             found.setdefault(row[0], row)
-            _check_number(found)
+            _check_number(found, most)
     for fire in _planned(task, start_us, end_us if task.enabled else min(end_us, now_us + 1)):
         text = slot_text(task.revision, fire.slot)
         if text not in found:
             found[text] = (text, fire.at_us, *_unsettled(task, fire.at_us > now_us))
-            _check_number(found)
-    rows = sorted((row for row in found.values() if start_us <= row[1] < end_us), key=lambda row: row[1])
-    return frame_of(_SLOTS, rows).set_index("slot")
+            _check_number(found, most)
+    return found.values()
 
 
 def _unsettled(task: Task, to_come: bool) -> tuple[Any, ...]:
@@ -199,8 +220,8 @@ def _unsettled(task: Task, to_come: bool) -> tuple[Any, ...]:
     return (state, None, 0, 1, *[None] * 4, None if task.enabled else "paused", None)
 
 
-def _check_number(found: dict[str, Any]) -> None:
-    if len(found) > MOST:
+def _check_number(found: dict[str, Any], most: int) -> None:
+    if len(found) > most:
         raise InvalidInput(f"there are more than {MOST:,} slots in that time; ask for less of it: start=..., end=...")
 
 

@@ -312,7 +312,7 @@ def _preview(magics: CarMagics, words: list[str]) -> Any:
 
 def _slots(magics: CarMagics, words: list[str]) -> Any:
     names, given = _words_and_options("slots", words, {"--start": "start", "--end": "end"})
-    return verbs.slots(_one("slots", names), **dict(given))
+    return verbs.slots(names or None, **dict(given))
 
 
 def _summary(magics: CarMagics, words: list[str]) -> Any:
@@ -452,7 +452,7 @@ VERBS: dict[str, Verb] = {
         takes_task=True,
     ),
     "slots": Verb(
-        "slots NAME [--start T] [--end T]", "each planned slot and what became of it", _slots, takes_task=True
+        "slots [NAME ...] [--start T] [--end T]", "each planned slot and what became of it", _slots, takes_task=True
     ),
     "summary": Verb("summary [--last DUR]", "a row a task: served, failed, missed, errors, what is next", _summary),
     "dashboard": Verb("dashboard", "live status and buttons", _dashboard),

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from car_sched_nb import options
-from car_sched_nb.errors import InvalidInput, SchedulerClosed, UnknownTask, nearest
-from car_sched_nb.model import LIVE, Execution, Task, to_us
+from car_sched_nb.errors import InvalidInput, SchedulerClosed, nearest
+from car_sched_nb.model import LIVE, Execution, Task
 from car_sched_nb.notebook import configure
 from car_sched_nb.notebook import outputs as written
 from car_sched_nb.notebook.namespace import Namespace, notebook_path
@@ -407,17 +407,25 @@ def _now_us() -> int:
 
 
 def slots(
-    name: str,
+    task: str | Sequence[str] | None = None,
     start: Instant | None = None,
     end: Instant | None = None,
     store: str | None = None,
     namespace: str | None = None,
 ) -> pd.DataFrame:
-    """Return every planned slot of a task in a period with what became of it, a row each, indexed by `slot`.
+    """Return every planned slot in a period with what became of it, a row each in the order of time, indexed by `slot`.
 
-    `status` is that of the slot's last attempt, `missed` or `skipped` with the reason, `due` when it is planned and
-    not settled yet, or `to_come`. Settled slots whose executions were removed (`archive`, `--keep`) are not there. The
-    period is from the task's definition until now when it is not given; its end is not part of it.
+    Of one task, of several, or of all. `status` is that of the slot's last attempt, `missed` or `skipped` with the
+    reason, `due` when it is planned and not settled yet, or `to_come`. Settled slots whose executions were removed
+    (`archive`, `--keep`) are not there.
+
+    Parameters
+    ----------
+    task
+        A name, a pattern such as `load-*`, or several.
+    start, end
+        Each task's definition and now when they are not given; the end is not part of the period. What is naive is
+        local time, of the task's own zone when all of them have the same.
 
     Raises
     ------
@@ -425,30 +433,17 @@ def slots(
         For a name or a value that does not fit, and for more than a million slots.
     """
     from car_sched_nb import frames
-    from car_sched_nb.frames.asked import period
+    from car_sched_nb.frames.asked import fitting, period
 
     with _opened(store, namespace) as (opened, space):
-        found = _task_of(opened, space, name)
-        now_us, zone = _now_us(), found.tz or None
-        assert found.created_at is not None
-        start_us, end_us = period(start, end, now_us, zone, called=("start", "end"))
-        start_us = to_us(found.created_at) if start_us is None else start_us
-        end_us = max(start_us, now_us + 1) if end_us is None else end_us
-        return frames.slots(opened, found, start_us, end_us, now_us)
-
-
-def _task_of(opened: SqliteStore, space: str | None, name: str) -> Task:
-    if not isinstance(name, str):
-        raise InvalidInput(f"slots are those of one task, by its name, not {name!r}")
-    if space is not None:
-        return records.get(opened, space, name)
-    found = [task for task in records.tasks(opened) if task.name == name]
-    if len(found) > 1:
-        spaces = ", ".join(repr(task.namespace) for task in found)
-        raise InvalidInput(f"several notebooks have a task {name!r}; say whose: namespace= one of {spaces}")
-    if not found:
-        raise UnknownTask(name, {task.name for task in records.tasks(opened)})
-    return found[0]
+        chosen = records.tasks(opened, space)
+        if task is not None:
+            names = fitting(task, (one.name for one in chosen))
+            chosen = [one for one in chosen if one.name in names]
+        zones = {one.tz for one in chosen}
+        zone = zones.pop() if len(zones) == 1 else None
+        now_us = _now_us()
+        return frames.slots(opened, chosen, *period(start, end, now_us, zone or None, called=("start", "end")), now_us)
 
 
 def summary(since: Instant | None = "3d", store: str | None = None, namespace: str | None = None) -> pd.DataFrame:

@@ -118,7 +118,7 @@ OTHERS: dict[str, dict[str, str]] = {
         "enabled": "bool",
     },
     "slots": {
-        **dict.fromkeys(["execution_id", "reason", "error"], TEXT),
+        **dict.fromkeys(["task", "execution_id", "reason", "error"], TEXT),
         **dict.fromkeys(["scheduled_at", "started_at"], INSTANT),
         **dict.fromkeys(["lateness", "duration"], LENGTH),
         **dict.fromkeys(["attempts", "slots"], "int64"),
@@ -148,7 +148,7 @@ async def test_the_dtypes_of_all_frames_are_pinned(store: SqliteStore, monkeypat
         space = "nobody" if empty else s.namespace
         told = {
             "tasks": frames.tasks(store, space),
-            "slots": frames.slots(store, s.task(task.name), 0, end_us, NOW),
+            "slots": frames.slots(store, [s.task(task.name)], 0, end_us, NOW),
             "summary": frames.summary(store, space, 0),
             "preview": frames.preview([] if empty else [task], NOW),
             "answers": frames.answers(store, []),

@@ -251,7 +251,7 @@ def check_slots(
     s: Scheduler, task: Task, history: pd.DataFrame, witness: Witness, begin: datetime, now: datetime
 ) -> None:
     stored, ahead = s.task(task.name), now + 26 * HOUR
-    told = frames.slots(s.store, stored, to_us(begin), to_us(ahead), to_us(now))
+    told = frames.slots(s.store, [stored], to_us(begin), to_us(ahead), to_us(now))
     expected = planned(task, begin, ahead if stored.enabled else now + timedelta(microseconds=1))
     rows = history[(history.task_id == stored.id) & (history.trigger != "manual")]
     if task.trigger in (Trigger.AFTER, Trigger.MANUAL):

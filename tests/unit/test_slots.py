@@ -40,7 +40,7 @@ def slots_of(s: Scheduler, task: Task, ahead: timedelta = timedelta()) -> pd.Dat
     stored = s.task(task.name)
     assert stored.created_at is not None
     end_us = now_us + ahead // timedelta(microseconds=1) + 1
-    return frames.slots(s.store, stored, to_us(stored.created_at), end_us, now_us)
+    return frames.slots(s.store, [stored], to_us(stored.created_at), end_us, now_us)
 
 
 def told(executions: list[Execution]) -> dict[int, str]:
@@ -101,7 +101,7 @@ async def test_a_part_of_a_long_gap_is_found_without_walking_it(store: SqliteSto
         await leap(s, clock, 30 * DAY)
         stored = s.task("task")
         at_us = to_us(MONDAY + 10 * DAY)
-        frame = frames.slots(store, stored, at_us, at_us + 1_000_000, clock.now_us())
+        frame = frames.slots(store, [stored], at_us, at_us + 1_000_000, clock.now_us())
         assert list(frame.status.unique()) == ["missed"]
         assert list(frame.index) == [str(number) for number in range(86_400_000, 86_400_100)]
         with pytest.raises(InvalidInput, match="ask for less of it"):
@@ -179,3 +179,20 @@ async def test_a_plan_of_all_tasks_tells_where_it_piles_up(store: SqliteStore):
         await s.define(every("10ms", "fast"))
         with pytest.raises(InvalidInput, match="ask for less"):
             frames.preview(s.tasks(), clock.now_us(), None, until_us + 100 * HOUR_US)
+
+
+async def test_slots_of_several_tasks_are_in_the_order_of_time(store: SqliteStore):
+    clock = clock_at()
+    async with running(store, Script(), clock=clock) as s:
+        await s.add(every("2h", "a"))
+        await advance(s, clock, timedelta(hours=1))
+        await s.add(every("2h", "b"))
+        await advance(s, clock, timedelta(hours=4))
+        frame = frames.slots(store, [s.task("a"), s.task("b")], None, None, clock.now_us())
+        alone = frames.slots(store, [s.task("b")], None, None, clock.now_us())
+    assert list(zip(frame["task"], frame.index, strict=True)) == [
+        *(("a", "0"), ("b", "0"), ("a", "1"), ("b", "1"), ("a", "2"), ("b", "2"))
+    ]
+    assert frame["scheduled_at"].is_monotonic_increasing
+    pd.testing.assert_frame_equal(frame[frame["task"] == "b"], alone)
+    assert frames.slots(store, [], None, None, clock.now_us()).dtypes.equals(alone.dtypes)
