@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -40,14 +40,15 @@ _ASKED = "WHERE e.scheduled_at >= ?1 AND {} IN (SELECT value FROM json_each(?2))
 _BY_TIME = f"executions e INDEXED BY by_time {_ASKED.format('+e.task_id')}"
 _WHOLE = f"executions e NOT INDEXED {_ASKED.format('+e.task_id')}"
 # An occurrence that failed and was served by a later attempt is served; a gap is as many slots as it stands for.
+_NOT_SERVED = """NOT EXISTS (SELECT 1 FROM executions x INDEXED BY guard WHERE x.occurrence_id = e.occurrence_id
+            AND x.status IN ('waiting', 'running', 'completed') AND x.status = 'completed')"""
 _SUMS = f"""
     SELECT e.task_id, sum(e.status = 'completed'),
-        count(DISTINCT CASE WHEN e.status IN {_FAILED} AND NOT EXISTS (SELECT 1 FROM executions x INDEXED BY guard
-            WHERE x.occurrence_id = e.occurrence_id AND x.status IN ('waiting', 'running', 'completed')
-                AND x.status = 'completed') THEN e.occurrence_id END),
+        count(DISTINCT CASE WHEN e.status IN {_FAILED} AND {_NOT_SERVED} THEN e.occurrence_id END),
         sum(iif(e.status = 'missed', e.slots, 0)), sum(iif(e.status = 'skipped', e.slots, 0)),
         sum(e.status = 'cancelled'), sum(e.status IN ('waiting', 'running')),
-        coalesce(sum(coalesce(e.tokens_in, 0) + coalesce(e.tokens_out, 0)), 0), total(e.cost)
+        coalesce(sum(coalesce(e.tokens_in, 0) + coalesce(e.tokens_out, 0)), 0), total(e.cost),
+        count(DISTINCT CASE WHEN e.status = 'interrupted' AND {_NOT_SERVED} THEN e.occurrence_id END)
     FROM {{source}} GROUP BY e.task_id"""
 _FAILURES = f"""
     SELECT f.task_id, coalesce(a.error, a.error_type), coalesce(z.error, z.error_type),
@@ -67,6 +68,32 @@ _MEDIANS = """
     WHERE place = (many + 1) / 2"""
 
 
+class Sums(NamedTuple):
+    """What became of a task's slots: how many of each."""
+
+    served: int = 0
+    failed: int = 0
+    missed: int = 0
+    skipped: int = 0
+    cancelled: int = 0
+    running: int = 0
+    tokens: int = 0
+    cost: float = 0.0
+    interrupted: int = 0
+    """Of `failed`."""
+
+
+def sums(store: SqliteStore, ids: Iterable[str], since_us: int) -> dict[str, Sums]:
+    """Return the sums of tasks since an instant, by their ids; a task without any row is not among them."""
+    given = msgspec.json.encode(list(ids)).decode()
+    sql = _SUMS.format(source=_BY_TIME if _are_few(store, since_us) else _WHOLE)
+    return {row[0]: Sums(*row[1:]) for row in store.rows(sql, since_us, given)}
+
+
+def _are_few(store: SqliteStore, since_us: int) -> bool:
+    return bool(store.rows(_COUNT, since_us, FEW + 1)[0][0] <= FEW)
+
+
 def summary(store: SqliteStore, namespace: str | None, since_us: int) -> pd.DataFrame:
     """Return what became of each task's slots since an instant, indexed by task.
 
@@ -74,20 +101,21 @@ def summary(store: SqliteStore, namespace: str | None, since_us: int) -> pd.Data
     Errors are their first lines; `median` is of the durations of what completed.
     """
     tasks = records.tasks(store, namespace)
-    ids = msgspec.json.encode([task.id for task in tasks]).decode()
-    few = store.rows(_COUNT, since_us, FEW + 1)[0][0] <= FEW
-    found = [
-        {row[0]: row[1:] for row in store.rows(sql.format(source=_BY_TIME if few else _WHOLE), since_us, ids)}
-        for sql in (_SUMS, _FAILURES, *([_MEDIANS] if few else []))
-    ]
-    sums, failures = found[:2]
+    ids = [task.id for task in tasks]
+    given, few = msgspec.json.encode(ids).decode(), _are_few(store, since_us)
+
+    def by_task(sql: str) -> dict[str, tuple[Any, ...]]:
+        found = store.rows(sql.format(source=_BY_TIME if few else _WHOLE), since_us, given)
+        return {row[0]: row[1:] for row in found}
+
+    totals, failures, middles = sums(store, ids, since_us), by_task(_FAILURES), by_task(_MEDIANS) if few else {}
     rows = []
     for task in tasks:
-        served, failed, missed, skipped, cancelled, running, tokens, cost = sums.get(task.id, (0,) * 8)
+        served, failed, missed, skipped, cancelled, running, tokens, cost, _ = totals.get(task.id, Sums())
         first, last, last_at_us = failures.get(task.id, (None,) * 3) if failed else (None,) * 3
         success = store.rows(_SUCCESS, task.id)
         # Of many rows each task's are sorted by themselves: less than all at once.
-        middle = found[2].get(task.id) if few else None
+        middle = middles.get(task.id)
         if served and middle is None:
             middle = store.rows(_MEDIAN, task.id, since_us, (served - 1) // 2)[0]
         rows.append(

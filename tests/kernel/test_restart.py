@@ -1,5 +1,6 @@
 """A kernel that ends and comes back: nothing runs twice, nothing vanishes, nothing starts by itself."""
 
+import re
 from collections import Counter
 from datetime import timedelta
 from functools import partial
@@ -64,6 +65,7 @@ def test_what_is_stored_is_told_and_does_not_run_until_it_is_armed(start_kernel:
     kernel.restart()
     told = ok(kernel, LOAD)
     assert "3 tasks stored here, not running" in told
+    assert re.search(r"; in the last 24 h: \d+ missed: kernel gone since (.* )?\d\d:\d\d\.", told)
     assert "%car arm" in told
     count = len(executions(kernel, "tick"))
     assert ok(kernel, "time.sleep(1.5); len(car.history('tick'))") == str(count)
