@@ -3,6 +3,7 @@
 import os
 import queue
 import signal
+import tempfile
 import time
 import uuid
 from collections import defaultdict
@@ -68,7 +69,11 @@ class Kernel:
         self.workdir = workdir
         self.client: BlockingKernelClient
         # No folders to search: the one kernel that is left is this interpreter's own, whatever is installed beside it.
-        self._manager = KernelManager(kernel_name="python3", kernel_spec_manager=KernelSpecManager(kernel_dirs=[]))
+        specs = KernelSpecManager(kernel_dirs=[])
+        # No ports: another program may take one between its choice and its use.
+        self._sockets = tempfile.TemporaryDirectory(prefix="car-")  # a socket's path is at most 107 bytes long
+        ip = f"{self._sockets.name}/k"
+        self._manager = KernelManager(kernel_name="python3", kernel_spec_manager=specs, transport="ipc", ip=ip)
         runtime = Path(env["JUPYTER_RUNTIME_DIR"])
         runtime.mkdir(parents=True, exist_ok=True)
         self._manager.connection_file = str(runtime / f"kernel-{uuid.uuid4().hex}.json")
@@ -155,6 +160,7 @@ class Kernel:
         if self._manager.has_kernel:
             self._manager.shutdown_kernel()
         self._manager.cleanup_resources()
+        self._sockets.cleanup()
 
     def _connect(self) -> None:
         self.client = self._manager.client()

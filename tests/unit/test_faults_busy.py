@@ -106,7 +106,7 @@ async def test_whoever_asks_for_something_under_a_lock_is_told_what_to_do(path: 
                 lambda: s.pause("task"),
                 lambda: s.cancel("task"),
                 lambda: s.delete("task"),
-                lambda: s.archive("90d"),
+                s.maintain,
             ):
                 with pytest.raises(StoreBusy, match="locked by another program; end what holds it, then try again"):
                     await ask()
