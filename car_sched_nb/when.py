@@ -171,6 +171,9 @@ def read_instant(given: Any, *, now_us: int, zone: str | None = None, ahead: boo
 def _read_text(given: str, now_us: int, info: zoneinfo.ZoneInfo, ahead: bool) -> Read:
     if re.fullmatch(r"\s*[0-9]{9,}(\.[0-9]*)?\s*", given):
         _clock_alone(given.strip())  # an epoch number, which would be a length of decades
+    if re.fullmatch(r"\s*[0-9]+(\.[0-9]*)?\s*", given):
+        number = given.strip()
+        raise InvalidInput(f"{number!r} has no unit: write {number}d, {number}h or {number}s, or a day: 2026-11-23")
     try:
         length_us = parse_duration(given)
     except InvalidInput:
@@ -178,7 +181,14 @@ def _read_text(given: str, now_us: int, info: zoneinfo.ZoneInfo, ahead: bool) ->
             raise
     else:
         return Read(now_us + length_us if ahead else now_us - length_us)
-    at_us, wall_s = _resolve(given, now_us, info)
+    try:
+        at_us, wall_s = _resolve(given, now_us, info)
+    except InvalidInput as error:
+        if "is not a time of day" in str(error) and not re.search(r":|[ap]\.?m", given.lower()):
+            length = "'in 7d'" if ahead else "how long ago, 7d"
+            forms = f"write a day, 2026-11-23, an instant, '2026-11-23 09:00', or {length}"
+            raise InvalidInput(f"{given!r} is not a time: {forms}") from None
+        raise
     day = _DAY.fullmatch(" ".join(given.split()))
     if not ahead and wall_s is not None and at_us > now_us and day and weekday_of(day[1].lower()) is not None:
         wall_s -= 7 * DAY_S

@@ -401,7 +401,8 @@ class Running:
                     with run.limit:
                         outcome = await self._work(run)
                     if outcome is None and not scope.cancel_called:
-                        outcome = Outcome(Status.TIMED_OUT, error=f"did not end within {run.task.timeout}")
+                        said = f"did not end within {run.task.timeout}"
+                        outcome = Outcome(Status.TIMED_OUT, error=said, error_type="TimedOut")
                 else:
                     outcome = await self._work(run)
         finally:

@@ -770,15 +770,14 @@ class Scheduler:
         Parameters
         ----------
         before
-            An aware datetime, or text: `90d` (so long ago), `2026-01-01`.
+            An aware datetime, or text: `90d` (so long ago), `2026-01-01`; nothing that lies ahead.
         only
             Numbers that `store.retention.chosen` has returned: these, but for those whose slot is tried again since.
         """
         if only is not None:
             return (await self._maintenance.remove_these(only))[0]
         now_us = self.clock.now_us()
-        before_us = parse_instant(before, now_us=now_us)
-        assert before_us is not None
+        before_us = retention.before_us(before, now_us)
         found = await anyio.to_thread.run_sync(retention.ended_before, self.store, self.namespace, before_us)
         return sum([(await self._maintenance.remove(which, now_us))[0] for which in found])
 

@@ -36,6 +36,8 @@ class Exported(msgspec.Struct, frozen=True):
     def __fspath__(self) -> str:
         return str(self.path)
 
+    __str__ = __fspath__
+
     def __repr__(self) -> str:
         size = f"{self.size / 1e6:,.1f} MB" if self.size >= 1e5 else f"{self.size / 1e3:,.1f} kB"
         return f"{self.rows:,} execution{'s' * (self.rows != 1)} written to {self.path} ({size})"

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 _MOST = 60
 _WIDTH = 70
+_NO_FORMULA = "mathjax_ignore tex2jax_ignore"  # prices in dollars stay as they are
 
 
 class ReadableHistory(pd.DataFrame):
@@ -21,7 +22,10 @@ class ReadableHistory(pd.DataFrame):
         if table.empty:
             return f"<p>{said}</p>"
         with pd.option_context("display.max_colwidth", None):  # each is short already
-            drawn = str(table.to_html(max_rows=_MOST, border=0, justify="left"))
+            # A price in dollars is no formula.
+            drawn = str(
+                table.to_html(max_rows=_MOST, border=0, justify="left", classes="mathjax_ignore tex2jax_ignore")
+            )
         # A notebook sets texts to the right, and breaks short ones.
         for cell in ("th", "td"):
             drawn = drawn.replace(f"<{cell}>", f'<{cell} style="text-align: left; white-space: nowrap">')
@@ -38,9 +42,8 @@ def _readable(frame: pd.DataFrame) -> tuple[str, pd.DataFrame]:
     count = len(frame)
     if not count:
         return "no executions", pd.DataFrame()
-    table = (
-        pd.DataFrame(frame).iloc[-_MOST:].reset_index(drop=True)
-    )  # without ids, which the columns would be aligned by
+    # Without ids, which the columns would be aligned by.
+    table = pd.DataFrame(frame).iloc[-_MOST:].reset_index(drop=True)
     begun = table["started_at"].fillna(table["scheduled_at"]).dt.tz_convert(_zone())
     shown: dict[Hashable, Any] = {
         "task": table["task"],

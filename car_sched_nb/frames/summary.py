@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -134,10 +135,10 @@ def _line(text: str | None) -> str | None:
 
 
 def answers(store: SqliteStore, ids: Iterable[str]) -> pd.DataFrame:
-    """Return the answers of tasks that are JSON objects, their keys as columns after `task` and `scheduled_at`.
+    """Return the answers of tasks that are objects, their keys as columns after `task` and `scheduled_at`.
 
-    Indexed by `execution_id`, oldest first. Answers that are no object are left out; one of a list or a plain value has
-    the column `answer`. Nested keys are joined by a dot.
+    They are JSON, or a dictionary as Python shows it. Indexed by `execution_id`, oldest first. Those that are text are
+    left out; one that is JSON of a list or a plain value has the column `answer`. Nested keys are joined by a dot.
     """
     import pandas as pd
 
@@ -161,5 +162,11 @@ def _structured(answer: str) -> dict[str, Any] | None:
     try:
         found = msgspec.json.decode(answer)
     except msgspec.DecodeError:
-        return None
+        try:
+            found = ast.literal_eval(answer)  # what a Python body ends with is kept as the notebook shows it
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            return None
+        if not isinstance(found, dict):
+            return None
+        found = {str(key): value for key, value in found.items()}
     return found if isinstance(found, dict) else {"answer": found}

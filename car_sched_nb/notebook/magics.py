@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -17,7 +18,9 @@ from car_sched_nb.notebook import artifact, card, configure, trial, verbs
 from car_sched_nb.notebook.digest import digest
 from car_sched_nb.notebook.session import Session
 from car_sched_nb.runners.local_files import ModelFile
+from car_sched_nb.store import retention
 from car_sched_nb.store.records import Defined
+from car_sched_nb.when import format_instant
 
 
 class Verb(msgspec.Struct, frozen=True):
@@ -150,12 +153,17 @@ def _name_and_params(words: list[str]) -> tuple[str, dict[str, str]]:
     return _one("run", names), dict(options.parse_param(text) for _, text in given)
 
 
+_SEVERAL = frozenset({"status", "runner"})
+"""What may be given several times, or with commas."""
+
+
 def _words_and_options(
     verb: str, words: list[str], known: Mapping[str, str]
 ) -> tuple[list[str], list[tuple[str, str]]]:
     """Split what follows a verb into plain words and the values of its options, as (what `known` calls it, value)."""
     names: list[str] = []
     given: list[tuple[str, str]] = []
+    seen: dict[str, str] = {}
     position = 0
     while position < len(words):
         word, equals, value = words[position].partition("=")
@@ -170,6 +178,10 @@ def _words_and_options(
             if position >= len(words):
                 raise InvalidInput(f"{word} needs a value; write: %car {VERBS[verb].usage}")
             value, position = words[position], position + 1
+        before = seen.setdefault(known[word], word)
+        if known[word] not in _SEVERAL and given and known[word] in dict(given):
+            twice = f"{word} is given twice" if before == word else f"{before} and {word} say the same"
+            raise InvalidInput(f"{twice}; give one of them, once")
         given.append((known[word], value))
     return names, given
 
@@ -190,8 +202,10 @@ def _archive(magics: CarMagics, words: list[str]) -> None:
     if names or "before" not in given:
         raise InvalidInput(f"write: %car {VERBS['archive'].usage}")
     count = verbs.archive(**given)
-    kept = f", written to {given['to']} first" if "to" in given else ""
-    print(f"removed {count} execution{'s' * (count != 1)}{kept}; what is live and each task's last run stay")
+    ended = format_instant(retention.before_us(given["before"], time.time_ns() // 1000))
+    kept = f", written to {given['to']} first" if "to" in given and count else ""
+    said = f"removed {count} execution{'s' * (count != 1)} that ended before {ended}{kept}"
+    print(f"{said}; what is live and each task's last run stay")
 
 
 def _cancel(magics: CarMagics, words: list[str]) -> None:
@@ -287,6 +301,8 @@ def _export(magics: CarMagics, words: list[str]) -> Any:
 def _names_and_filters(verb: str, words: list[str]) -> tuple[list[str], dict[str, Any]]:
     names, pairs = _words_and_options(verb, words, _HISTORY_OPTIONS)
     given: dict[str, Any] = dict(pairs)
+    for name in _SEVERAL & given.keys():
+        given[name] = [one for key, value in pairs if key == name for one in value.split(",") if one]
     if "limit" in given:
         given["limit"] = _whole(given["limit"], "--limit")
     return names, given

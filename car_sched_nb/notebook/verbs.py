@@ -19,7 +19,6 @@ from car_sched_nb.notebook.transcript import Transcript
 from car_sched_nb.runners.base import current_runtime
 from car_sched_nb.store import records, retention
 from car_sched_nb.store.retention import Maintained
-from car_sched_nb.when import parse_instant
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -86,10 +85,11 @@ def archive(before: datetime | str, to: str | os.PathLike[str] | None = None) ->
     Parameters
     ----------
     before
-        An aware datetime, or text: `90d` (so long ago), `2026-01-01`.
+        An aware datetime, or text: `90d` (so long ago), `2026-01-01`; nothing that lies ahead.
     to
         A file that all of them are written to first, in the format of its ending as for `export`; a new one, because
-        what an older one holds is nowhere else. When it cannot be written, nothing is removed.
+        what an older one holds is nowhere else. When it cannot be written, nothing is removed; when nothing is to be
+        removed, none is written.
 
     Raises
     ------
@@ -104,10 +104,11 @@ def _archive_to(to: str | os.PathLike[str], before: datetime | str) -> int:
     from car_sched_nb.frames.export import these, write
 
     session = current_session()
-    before_us = parse_instant(before, now_us=_now_us())
-    assert before_us is not None
+    before_us = retention.before_us(before, _now_us())
     found = retention.ended_before(session.store, session.namespace.name, before_us)
     seqs = retention.chosen(session.store.rows, found, _now_us())
+    if not seqs:
+        return 0
     write(session.store, to, these(seqs), overwrite=False, now_us=_now_us())
     count: int = scheduler().archive(before, only=seqs)
     return count
@@ -303,7 +304,7 @@ def history(
     store: str | None = None,
     namespace: str | None = None,
 ) -> pd.DataFrame:
-    """Return executions as a DataFrame indexed by `execution_id`, oldest first.
+    """Return executions as a DataFrame indexed by `execution_id`, in the order in which they came into the store.
 
     Without `store` and `namespace` those of this notebook; with a store, or outside a notebook, those of every
     namespace. The columns have the same dtypes whatever is in them: instants are UTC, what is not there is missing, and

@@ -17,6 +17,7 @@ from car_sched_nb.durations import parse_duration
 from car_sched_nb.errors import InvalidInput
 from car_sched_nb.store.settings import NONE
 from car_sched_nb.store.sqlite import SqliteStore
+from car_sched_nb.when import read_instant
 
 AT_ONCE = 500
 """Rows that one transaction removes: a claim may have to wait for it."""
@@ -127,6 +128,22 @@ def expired(store: SqliteStore, now_us: int) -> list[Expired]:
             before_us = now_us - rule.age_us
             found += [Expired(id_, text, before_us=before_us) for (id_,) in store.rows(_OLDER, given, before_us)]
     return found
+
+
+def before_us(given: Any, now_us: int) -> int:
+    """Return the instant before which history is to be removed.
+
+    Raises
+    ------
+    InvalidInput
+        For what is no instant, and for one that lies ahead: that would be nearly all.
+    """
+    if given is None:
+        raise InvalidInput("say before when: before='90d', before='2026-01-01'")
+    found_us = read_instant(given, now_us=now_us).at_us
+    if found_us > now_us:
+        raise InvalidInput(f"{given} lies ahead; write how long ago, 90d, or a day that has passed, 2026-01-01")
+    return found_us
 
 
 def ended_before(store: SqliteStore, namespace: str, before_us: int) -> list[Expired]:

@@ -321,3 +321,14 @@ async def test_a_preview_shows_the_next_slots_in_utc_and_local_time(store: Sqlit
         assert len(frames.preview([await s.add(agent("by-hand"))], NOW)) == 0
         with pytest.raises(InvalidInput):
             frames.preview([task], NOW, -1)
+
+
+@pytest.mark.anyio
+async def test_a_dictionary_that_a_body_ends_with_is_columns_too(store: SqliteStore):
+    async with running(store) as s:
+        await s.run_once(Task("it", "{'a': 1, 2: [True, None]}"))
+        await s.run_once(Task("text", "'no {object'"))
+        await s.run_once(Task("late", "import time\ntime.sleep(60)", timeout="10ms"))
+        found = frames.answers(store, [s.task(name).id for name in ("it", "text")])
+        assert found[["a", "2"]].to_dict("records") == [{"a": 1, "2": [True, None]}]
+        assert frames.history(store, now_us=NOW, task="late")["error_type"].tolist() == ["TimedOut"]

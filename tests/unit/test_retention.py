@@ -1,11 +1,17 @@
 """Old history is removed by hand only, and nothing that was served runs again by it."""
 
+import re
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
 
-from car_sched_nb.model import Task, Trigger
+from car_sched_nb.clock import VirtualClock
+from car_sched_nb.errors import InvalidInput
+from car_sched_nb.model import Task, Trigger, to_us
+from car_sched_nb.store import retention
 from car_sched_nb.store.sqlite import SqliteStore
 from tests.unit.world import (
     DAY,
@@ -31,6 +37,27 @@ from tests.unit.world import (
 )
 
 pytestmark = pytest.mark.anyio
+
+
+def a_second_later(clock: VirtualClock) -> datetime:
+    """Return an instant that all that has ended lies before."""
+    clock.step(1_000_000)
+    return now(clock)
+
+
+def test_nothing_is_removed_by_mistake():
+    now_us = to_us(MONDAY)
+    assert retention.before_us("90d", now_us) == to_us(MONDAY - 90 * DAY)
+    refused: dict[Any, str] = {
+        "90": "'90' has no unit: write 90d",
+        "in 2h": "lies ahead",
+        "2030-01-01": "lies ahead; write how long ago, 90d",
+        None: "before='90d'",
+        MONDAY + SECOND: "lies ahead",
+    }
+    for given, said in refused.items():
+        with pytest.raises(InvalidInput, match=re.escape(said)):
+            retention.before_us(given, now_us)
 
 
 async def test_what_ended_before_an_instant_is_removed_and_counted(store: SqliteStore):
@@ -82,7 +109,7 @@ async def test_after_a_restart_nothing_that_was_served_runs_again(store: SqliteS
         await s.add(task)
         await pass_time(5 * HOUR, s)
         served = script.slots
-        await s.archive(now(clock) + SECOND)
+        await s.archive(a_second_later(clock))
     async with running(store, script, clock=clock) as s:
         await s.add(task)
         await rest(s)
@@ -156,7 +183,7 @@ async def test_what_is_live_and_the_attempts_before_it_stay(store: SqliteStore):
     async with running(store, script, clock=clock) as s:
         await s.add(every("1h", retries=3, retry_delay="3h"))
         await pass_time(2 * HOUR + MINUTE, s)
-        assert await s.archive(now(clock) + SECOND) == 1
+        assert await s.archive(a_second_later(clock)) == 1
         newest_end = ("1", 1, "completed")
         assert attempts(s.executions("task")) == [newest_end, ("2", 1, "failed"), ("2", 2, "waiting")]
         script.fails = False
@@ -171,7 +198,7 @@ async def test_a_follower_does_not_follow_an_end_again_whose_row_is_gone(store: 
         await s.add(follower("up"))
         await pass_time(3 * HOUR, s)
         assert [o.task for o in script.seen].count("task") == 3
-        await s.archive(now(clock) + SECOND)
+        await s.archive(a_second_later(clock))
         assert len(s.executions("up")) == len(s.executions("task")) == 1
     async with running(store, script, clock=clock) as s:
         await s.arm_all()
@@ -216,5 +243,5 @@ async def test_rows_of_deleted_tasks_go_too_but_for_the_newest(store: SqliteStor
         await s.add(every("1h"))
         await pass_time(3 * HOUR, s)
         await s.delete("task")
-        assert await s.archive(now(clock) + SECOND) == 3
+        assert await s.archive(a_second_later(clock)) == 3
         assert short(s.executions()) == [("completed", "3", 1)]
