@@ -136,7 +136,7 @@ def history(
     if limit is not None:
         key = (*key, since_us)  # of the newest since an instant, those since another are not a part
     found = recent(store, key, since_us, lambda: _read(store, f"FROM executions e WHERE {where}", bound, shown, limit))
-    frame = found.frame.copy(deep=False)  # what the caller changes in it is copied first, by pandas 3
+    frame = found.frame.copy(deep=False)  # what the caller changes in a column is copied first, by pandas 3
     if found.params is not None:
         frame.insert(list(shown).index("params") - 1, "params", dtypes.mappings(found.params))
     return frame

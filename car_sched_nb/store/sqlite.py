@@ -38,6 +38,7 @@ from car_sched_nb.store.ops import NOT_WRITTEN, End, Finish, Finished, Op, Row, 
 
 T = TypeVar("T")
 MEMORY = ":memory:"
+_numbers = itertools.count()
 _BUSY_S = 10.0
 _WAIT_S = 0.001
 _LONGEST_WAIT_S = 0.1
@@ -146,6 +147,9 @@ class SqliteStore:
         self._pid = os.getpid()
         self._file: tuple[int, int] | None = None
         self._version = 0
+        self._number = next(_numbers)
+        self._versions: apsw.Connection | None = None  # it alone reads nothing else: the number is a connection's own
+        self._version_lock = threading.Lock()
         self.commits = 0
         """Transactions through this object, by whichever scheduler."""
         if self.in_memory:
@@ -325,6 +329,13 @@ class SqliteStore:
                 if reader.in_transaction:
                     reader.execute("ROLLBACK")
 
+    def data_version(self) -> tuple[int, int]:
+        """Return what is another after anybody's commit, this object's too; of another object it is another as well."""
+        with self._version_lock, self._explained(self._versions):
+            if self._versions is None:
+                self._versions = self._connect(read=True)
+            return self._number, int(self._versions.pragma("data_version"))
+
     def changed_elsewhere(self) -> bool | None:
         """Tell whether another connection has written since the last time; None while this one is writing."""
         if self.in_memory or not self._write_lock.acquire(blocking=False):
@@ -375,6 +386,10 @@ class SqliteStore:
             return  # what it inherited may be in the middle of its parent's transaction
         while self._readers:
             self._readers.pop().close()
+        with self._version_lock:
+            if self._versions is not None:
+                self._versions.close()
+                self._versions = None
         with self._write_lock:
             self._write.close()
 

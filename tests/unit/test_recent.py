@@ -2,8 +2,10 @@
 
 import os
 import shutil
+import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -93,18 +95,80 @@ def test_what_is_written_is_seen_at_once(filled: SqliteStore, scans: list[str]):
     assert after["answer"].iloc[0] == "another"
     assert before["answer"].iloc[0] != "another"
     assert len(scans) == 2
-    # What has the same time as the last change is not trusted: the files' clock is coarse.
     history(filled)
-    assert len(scans) == 3
+    assert len(scans) == 2
+    filled.close()  # all is in the one file then, whose clock is coarse: what was written just now is not trusted
+    again = SqliteStore(filled.path)
+    for _ in range(2):
+        assert history(again)["answer"].iloc[0] == "another"
+    assert len(scans) == 4
+    settle(again)
+    for _ in range(2):
+        history(again)
+    assert len(scans) == 5
+    again.close()
 
 
-def test_what_another_process_writes_is_seen(filled: SqliteStore):
-    history(filled)
-    other = SqliteStore(filled.path)
-    with other.transaction() as db:
-        db.execute("UPDATE executions SET answer = 'theirs' WHERE seq = 1")
-    other.close()
-    assert history(filled)["answer"].iloc[0] == "theirs"
+THEIRS = """
+import sys
+from car_sched_nb.store.sqlite import SqliteStore
+store = SqliteStore(sys.argv[1])
+for line in sys.stdin:
+    with store.transaction() as db:
+        db.execute("UPDATE executions SET answer = ? WHERE seq = 1", (line.strip(),))
+    print("written", flush=True)
+"""
+
+
+def test_what_another_process_writes_is_seen_at_once(filled: SqliteStore, scans: list[str]):
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", THEIRS, filled.path], stdin=pipe, stdout=pipe, text=True) as other:
+        assert other.stdin is not None and other.stdout is not None
+        for number in range(20):
+            print(number, file=other.stdin, flush=True)
+            assert other.stdout.readline() == "written\n"
+            for _ in range(2):
+                assert history(filled)["answer"].iloc[0] == str(number)
+        other.stdin.close()
+    assert len(scans) == 20
+
+
+def test_what_is_not_on_the_disk_yet_is_seen_when_it_is(filled: SqliteStore, scans: list[str]):
+    """A commit shows when its journal is on the disk: until then a reader has the old rows, and the file a new time."""
+    with filled.transaction() as db:
+        db.execute("UPDATE executions SET answer = 'first' WHERE seq = 1")
+    with filled.transaction() as db:
+        db.execute("PRAGMA cache_spill = 1")
+        db.execute("UPDATE executions SET answer = 'second' || hex(randomblob(50000))")  # too much to be held back
+        settle(filled)
+        assert history(filled)["answer"].iloc[0] == "first"
+    settle(filled)
+    assert history(filled)["answer"].iloc[0].startswith("second")
+    assert len(scans) == 2
+
+
+def test_what_pandas_gives_away_is_nobody_elses(filled: SqliteStore):
+    first = history(filled)
+    untouched = first.copy(deep=True)
+    untouched["params"] = pd.Series([dict(values) for values in first["params"]], index=first.index, dtype=object)
+    changes: list[Callable[[pd.DataFrame], Any]] = [
+        lambda frame: frame["task"].to_numpy().__setitem__(0, "other"),
+        lambda frame: frame["status"].array.__setitem__(0, "failed"),
+        lambda frame: frame["started_at"].array.__setitem__(0, pd.Timestamp(0, tz="UTC")),
+        lambda frame: frame["tokens_in"].array.__setitem__(0, 5),
+        lambda frame: frame["owner"].array.__setitem__(0, "other"),
+    ]
+    for change in changes:
+        before, mine = history(filled), history(filled)
+        change(mine)
+        assert_frame_equal(before, untouched)
+        assert_frame_equal(history(filled), untouched)
+        recent.forget()
+        mine = history(filled)  # the first to whom it is given
+        change(mine)
+        assert not mine.equals(untouched)
+        assert_frame_equal(history(filled), untouched)
+        recent.forget()
 
 
 def test_a_change_of_one_caller_does_not_reach_the_next(filled: SqliteStore, scans: list[str]):
@@ -166,6 +230,7 @@ def test_memory_is_given_back(filled: SqliteStore, scans: list[str], monkeypatch
     history(filled, limit=20)
     history(filled)
     assert len(scans) == 3  # the older one had to go
+    recent.forget()
     monkeypatch.setattr(recent, "KEEP_S", 0.01)
     history(filled)
     for _ in range(1_000):
