@@ -162,6 +162,13 @@ class StoreForked(StoreError):
         super().__init__(f"the store {path} belongs to the process that forked this one; open it here anew")
 
 
+class MaintainedElsewhere(CarError):
+    """Raised when another scheduler is removing old history, and goes on with it."""
+
+    def __init__(self) -> None:
+        super().__init__("another scheduler is removing old history of this store; try again when it is done")
+
+
 class NotWritten(CarError):
     """Raised when a file could not be written; nothing of it is left, and what had its name is as it was."""
 

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -13,7 +14,7 @@ import anyio.to_thread
 from filelock import FileLock, Timeout
 
 from car_sched_nb.clock import Clock
-from car_sched_nb.errors import CarError
+from car_sched_nb.errors import CarError, MaintainedElsewhere
 from car_sched_nb.store import retention, tidying
 from car_sched_nb.store.ops import Call
 from car_sched_nb.store.retention import AT_ONCE, Expired, Maintained
@@ -25,6 +26,7 @@ EVERY_US = 3_600_000_000
 """Between two maintenances of a store, whoever does them."""
 
 _PATIENCE_S = 60.0  # of somebody who asks for one while another is going on
+_LOOK_S = 0.1
 _LOCK = "maintenance"  # without the ending of an owner's
 
 
@@ -49,7 +51,7 @@ class Maintenance:
         """Do it for ever; what fails is done an hour later."""
         begun = False
         while True:
-            with suppress(CarError, Timeout, OSError):
+            with suppress(CarError, OSError):
                 if not begun or await anyio.to_thread.run_sync(self._is_due):
                     await self.once(patience_s=0)
             begun = True
@@ -65,26 +67,37 @@ class Maintenance:
 
         Raises
         ------
-        Timeout
+        MaintainedElsewhere
             When another scheduler is at it for longer than `patience_s`.
         """
         async with self._busy:
             if self._store.folder is None:
                 return await self._remove()
-            lock = await anyio.to_thread.run_sync(self._acquire, patience_s)
+            until = anyio.current_time() + patience_s
+            while True:
+                with anyio.CancelScope(shield=True):  # lest it is held and nobody knows
+                    lock = await anyio.to_thread.run_sync(self._acquire)
+                if lock is not None:
+                    break
+                if anyio.current_time() >= until:
+                    raise MaintainedElsewhere
+                await anyio.sleep(_LOOK_S)
             try:
                 return await self._remove()
             finally:
                 lock.release()
 
-    def _acquire(self, patience_s: float) -> FileLock:
+    def _acquire(self) -> FileLock | None:
         folder = self._store.folder
         assert folder is not None
         if self._lock is None:
             folder.mkdir(mode=0o700, exist_ok=True)
             # It is taken and released by different threads.
             self._lock = FileLock(folder / _LOCK, mode=0o600, thread_local=False)
-        self._lock.acquire(timeout=patience_s)
+        try:
+            self._lock.acquire(blocking=False)
+        except Timeout:
+            return None
         return self._lock
 
     async def _remove(self) -> Maintained:
@@ -107,11 +120,12 @@ class Maintenance:
     async def remove(self, which: Expired, now_us: int) -> tuple[int, Tidied]:
         """Remove a task's rows, and the files beside the store that belong to them, in small transactions."""
         count, tidied = 0, Tidied(0, 0)
-        while seqs := await anyio.to_thread.run_sync(retention.choose, self._store.rows, which, now_us):
-            removed, files = await self.remove_these(seqs)
-            count, tidied = count + removed, tidied + files
-            if not removed:
-                break  # all of them have an attempt that was asked for since
+        for gaps in (True, False):
+            after = 0
+            choose = partial(retention.choose, self._store.rows, which, now_us, gaps=gaps)
+            while seqs := await anyio.to_thread.run_sync(partial(choose, after=after)):
+                removed, files = await self.remove_these(seqs)
+                count, tidied, after = count + removed, tidied + files, seqs[-1]
         return count, tidied
 
     async def remove_these(self, seqs: Sequence[int]) -> tuple[int, Tidied]:

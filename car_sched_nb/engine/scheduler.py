@@ -13,7 +13,6 @@ from typing import Any, Self
 import anyio
 import anyio.to_thread
 import msgspec
-from filelock import Timeout
 
 from car_sched_nb import files
 from car_sched_nb.clock import Clock, SystemClock
@@ -39,7 +38,6 @@ from car_sched_nb.errors import (
     DefinitionChanged,
     InvalidInput,
     SchedulerClosed,
-    StoreBusy,
     StoreError,
     TaskPaused,
     UnknownExecution,
@@ -789,14 +787,11 @@ class Scheduler:
 
         Raises
         ------
-        StoreBusy
+        MaintainedElsewhere
             When another scheduler is doing it for longer than a minute.
         """
         self._check_entered()
-        try:
-            return await self._maintenance.once()
-        except Timeout:
-            raise StoreBusy(self.store.path) from None
+        return await self._maintenance.once()
 
     def maintained(self) -> list[Maintained]:
         """Return what maintenances removed, the newest first; from any thread."""

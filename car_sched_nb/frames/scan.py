@@ -76,13 +76,14 @@ def scan(
         When the store cannot be read.
     """
     indexed, plain = source.replace("{i}", ""), source.replace("{i}", "+")
-    many = bool(store.rows(f"SELECT 1 {indexed} LIMIT 1 OFFSET {FEW}", *bound))
+    newest = limit is not None and limit <= FEW
+    many = not newest and bool(store.rows(f"SELECT 1 {indexed} LIMIT 1 OFFSET {FEW}", *bound))
     first, last = _range(store, plain if many else indexed, bound, limit)
-    if not many or (limit is not None and limit <= FEW):
+    if not many:
         # Each of these rows is far from the next: it is read once, with all of its columns.
         columns_read = [column._replace(usual=None) for column in columns]
         step = max(FEWEST, -(-(last + 1 - first) // _THREADS))
-        where = f"{plain if many else indexed} AND {'' if many else '+'}e.seq BETWEEN ? AND ?"
+        where = f"{indexed} AND {'' if newest else '+'}e.seq BETWEEN ? AND ?"
     else:
         columns_read, step, where = list(columns), CHUNK, f"{plain} AND e.seq BETWEEN ? AND ?"
     ranges = [(low, min(low + step - 1, last)) for low in range(first, last + 1, step)]

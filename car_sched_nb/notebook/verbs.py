@@ -89,7 +89,8 @@ def archive(before: datetime | str, to: str | os.PathLike[str] | None = None) ->
     to
         A file that all of them are written to first, in the format of its ending as for `export`; a new one, because
         what an older one holds is nowhere else. When it cannot be written, nothing is removed; when nothing is to be
-        removed, none is written.
+        removed, none is written. What was printed is in a `.db` as far as it lies in the store; texts that were too
+        long for it, and executed notebooks, go with their executions.
 
     Raises
     ------

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Iterable, Mapping, Sequence
+from graphlib import CycleError, TopologicalSorter
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from car_sched_nb.errors import UnknownTask
+from car_sched_nb.errors import InvalidInput, UnknownTask
 from car_sched_nb.frames import history
 from car_sched_nb.model import Status, Task
 from car_sched_nb.plots import looks
@@ -132,17 +133,20 @@ def measured(store: SqliteStore, **filters: Any) -> dict[str, Measured]:
 
 
 def levels(follows: Mapping[Key, Sequence[Key]]) -> dict[Key, int]:
-    """Return for each task how many lie before it, on the longest way; the store refuses circles."""
+    """Return for each task how many lie before it, on the longest way.
+
+    Raises
+    ------
+    InvalidInput
+        When they follow each other in a circle: the store refuses that, but another program may have written it.
+    """
     found: dict[Key, int] = {}
-    waiting = list(follows)
-    while waiting:
-        key = waiting[-1]
-        open_ = [one for one in follows[key] if one not in found]
-        if open_:
-            waiting += open_
-        else:
-            found.setdefault(key, max((found[one] + 1 for one in follows[key]), default=0))
-            waiting.pop()
+    try:
+        for key in TopologicalSorter(follows).static_order():
+            found[key] = max((found[one] + 1 for one in follows[key]), default=0)
+    except CycleError as error:
+        circle = " after ".join(str(key) for key in error.args[1])
+        raise InvalidInput(f"the tasks follow each other in a circle: {circle}; delete one of them") from None
     return found
 
 

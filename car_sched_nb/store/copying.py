@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import apsw
 
@@ -182,7 +183,9 @@ def why_not_replaced(path: Path) -> str | None:
     if any(Path(f"{path}{more}").exists() for more in ("-wal", "-journal")):
         return "somebody has it open"
     try:
-        db = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
+        # Without a journal nothing is beside the file, and nothing shall be: a look would make one for a store in WAL.
+        unchanging = f"file:{quote(str(path))}?immutable=1"
+        db = apsw.Connection(unchanging, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
         try:
             used = db.execute("SELECT count(*) FROM owners, copied WHERE owners.started_at > copied.at").get
         finally:

@@ -422,7 +422,8 @@ def adopt(db: apsw.Connection, old: str, new: str) -> int:
     Raises
     ------
     InvalidInput
-        When both have a task of the same name: nothing is moved.
+        When both have a task of the same name, or their tasks together would follow each other in a circle: nothing is
+        moved.
     """
     both = db.execute(
         """SELECT a.name FROM tasks a JOIN tasks b ON a.name = b.name
@@ -432,6 +433,7 @@ def adopt(db: apsw.Connection, old: str, new: str) -> int:
     if both and old != new:
         listed = ", ".join(sorted(str(row[0]) for row in both))
         raise InvalidInput(f"both notebooks have {listed}; delete or rename one of each, then adopt again")
+    upstream.check_no_circle(_query(db), old, new)
     for table in ("settings", "deliveries"):
         db.execute(f"UPDATE OR IGNORE {table} SET namespace = ? WHERE namespace = ?", (new, old))
     return len(db.execute("UPDATE tasks SET namespace = ? WHERE namespace = ? RETURNING id", (new, old)).fetchall())

@@ -93,6 +93,24 @@ def check(query: Query, task: Task, namespace: str) -> None:
         raise InvalidInput(f"--after would close a circle: {' after '.join(circle)}; leave one of them away")
 
 
+def check_no_circle(query: Query, *namespaces: str) -> None:
+    """Refuse to bring tasks together that would follow each other in a circle.
+
+    Raises
+    ------
+    InvalidInput
+        With the circle.
+    """
+    follows: dict[str, list[str]] = {}
+    for namespace in namespaces:
+        sql = "SELECT name, definition ->> 'after' FROM tasks WHERE namespace = ? AND deleted_at IS NULL"
+        follows |= {str(name): str(after or "").split() for name, after in query(sql, namespace)}
+    for name in follows:
+        circle = _circle(name, follows)
+        if circle:
+            raise InvalidInput(f"together they would be a circle: {' after '.join(circle)}; delete one of them first")
+
+
 def _circle(start: str, follows: dict[str, list[str]]) -> list[str]:
     """Return the path from a task back to itself, or nothing."""
     path_to = {start: [start]}

@@ -20,6 +20,7 @@ from tests.unit.world import (
     clock_at,
     cron,
     every,
+    follower,
     leap,
     now,
     once,
@@ -263,6 +264,20 @@ async def test_adopt_moves_the_tasks_of_a_renamed_notebook_with_their_slots(stor
         await s.wait()
         assert recorder.slots == ["0"]
         assert [e.namespace for e in s.executions("task")] == ["new.ipynb"]
+
+
+async def test_adopt_closes_no_circle(store: SqliteStore):
+    for namespace, first, then in (("old", "b", "a"), ("new", "a", "b")):
+        async with running(store, namespace=namespace) as s:
+            await s.define(agent(first))
+            await s.define(follower(first, then))
+            await s.delete(first)
+    async with running(store, namespace="new") as s:
+        with pytest.raises(
+            InvalidInput, match=r"together they would be a circle: (a after b after a|b after a after b)"
+        ):
+            await s.adopt("old")
+        assert [task.name for task in s.tasks()] == ["b"]
 
 
 async def test_adopt_moves_nothing_when_a_name_is_taken(store: SqliteStore):

@@ -24,7 +24,7 @@ from car_sched_nb.frames.export import ENDINGS
 from car_sched_nb.model import Cause, Status, Trigger
 from car_sched_nb.notebook import verbs
 from car_sched_nb.store.sqlite import SqliteStore
-from tests.unit.world import running
+from tests.unit.world import agent, running
 
 NOW = 1_795_000_000_000_000
 TABLES = [ending for ending in ENDINGS if ending not in (".db", ".sqlite", ".sqlite3")]
@@ -583,3 +583,14 @@ def test_an_export_of_a_store_in_the_home_folder(
     with pytest.raises(CarError):
         verbs.export("~/y.parquet", since="banana", store="~/car.db")
     assert not (tmp_path / "y.parquet").exists()
+
+
+@pytest.mark.anyio
+async def test_a_copy_that_was_read_is_replaced_again_and_nothing_lies_beside_it(tmp_path: Path):
+    async with running(str(tmp_path / "car.db")) as s:
+        await s.run_once(agent("it"))
+    copy = tmp_path / "copy.db"
+    for _ in range(4):
+        verbs.export(copy, store=str(tmp_path / "car.db"))
+        assert verbs.history(store=str(copy))["task"].tolist() == ["it"]
+        assert [name for name in os.listdir(tmp_path) if "copy" in name] == ["copy.db"]  # noqa: PTH208 - not to wait for

@@ -73,11 +73,12 @@ async def test_the_newest_of_a_task_stay_and_the_others_go_by_the_hour(store: Sq
         ear = Ear(s)
         await s.add(every("10m", keep="5"))
         await s.add(every("10m", "other"))
-        await pass_time(6 * HOUR, s)
+        for _ in range(6):
+            await pass_time(HOUR, s)
+            await come_true(lambda: len(slots(s)) <= 11)  # it takes real time, in which no more hours pass
         told = await ear.hears("removed")
         assert told.task.name == "task"
         assert told.text.endswith("removed by --keep 5")
-        await come_true(lambda: len(slots(s)) <= 11)
         assert len(slots(s, "other")) == 37
         done = await s.maintain()
         assert slots(s) == ["32", "33", "34", "35", "36"]
@@ -145,7 +146,8 @@ async def test_files_whose_rows_went_before_a_crash_are_removed_by_the_next(path
             await s.wait()
         (which,) = retention.expired(s.store, s.clock.now_us())
         with s.store.transaction() as db:  # and then the power went, before a file was removed
-            retention.remove(db, retention.choose(s.store.rows, which, s.clock.now_us()))
+            seqs = retention.choose(s.store.rows, which, s.clock.now_us(), gaps=False, after=0)
+            retention.remove(db, seqs)
         make_old(outputs)
     async with running(str(path)) as s:
         await come_true(lambda: len(sizes_in(outputs)) == 1)
