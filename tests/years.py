@@ -21,7 +21,8 @@ def define(store: SqliteStore, tasks: Iterable[Task], now: datetime, namespace: 
 def write(store: SqliteStore, runs: Sequence[dict[str, Any]]) -> None:
     """Write executions: `task`, `at` (when it was planned and began), and what is not as usual of the others.
 
-    The others: `took`, `status`, `version`, `slots`, `attempt`, `reason`, `answer`, `error`.
+    The others: `took`, `status`, `version`, `slots`, `attempt`, `reason`, `answer`, `error`; `until`
+    is when a gap ended.
     """
     with store.transaction() as db:
         ids = dict(db.execute("SELECT name, id FROM tasks"))
@@ -36,10 +37,11 @@ def _row(number: int, task_id: str, run: dict[str, Any]) -> tuple[Any, ...]:
     at_us, took_us = to_us(run["at"]), run.get("took", timedelta()) // timedelta(microseconds=1)
     began = status in _BEGAN
     ended = began and status is not Status.RUNNING
+    ended_us = at_us + took_us if ended else to_us(run["until"]) if "until" in run else None
     id_ = f"{task_id}:int:w{number}"
     return (
         *(id_, id_, task_id, "interval", str(number), run.get("attempt", 1), str(status), at_us),
-        *(at_us if began else None, at_us + took_us if ended else None, took_us if ended else None),
+        *(at_us if began else None, ended_us, took_us if ended else None),
         *(run.get("slots", 1), "slot", run.get("reason"), run.get("version", 0), "python", "thread"),
         *(run.get("answer"), run.get("error")),
     )

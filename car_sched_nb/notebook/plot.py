@@ -29,7 +29,7 @@ def timeline(
     store: str | None = None,
     namespace: str | None = None,
 ) -> Any:
-    """Return what ran when: a row a task, a bar a run, by colour and symbol of its state.
+    """Return what ran when: a row a task, a bar a run, by colour and symbol of its state; a pale band is an outage.
 
     The parameters are those of `car.history`. Times are local, what runs is drawn until now. More than 20,000 runs
     are cut to the newest, more than 60 tasks to those that ran last and one row for the others.
@@ -54,8 +54,9 @@ def durations(
 ) -> Any:
     """Return how long the runs of a task took, by when they began.
 
-    The parameters are those of `car.history`. The median and what 95 % of the completed runs stayed below are of each
-    version of the task; the slowest 5 % have a symbol of their own.
+    The parameters are those of `car.history`. One line is the median of the completed runs around each, another what
+    95 % of them stayed below; the slowest 5 % have a symbol of their own. Several tasks have a colour and a median
+    each: the seven or eight with most runs, the others are grey.
     """
     from car_sched_nb import plots
 
@@ -82,9 +83,9 @@ def calendar(
     """
     from car_sched_nb import plots
 
-    filters = {"task": task, "since": since, "until": until, "status": status, "runner": runner, "limit": limit}
+    filters = {"task": task, "since": since, "until": until, "status": status, "runner": runner}
     with _opened(store, namespace) as (opened, space):
-        chart = plots.calendar(opened, namespace=space, now_us=_now_us(), **filters)
+        chart = plots.calendar(opened, namespace=space, limit=limit, now_us=_now_us(), **filters)
     return plots.drawn(chart)
 
 

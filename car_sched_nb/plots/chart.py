@@ -24,7 +24,10 @@ class Axis(NamedTuple):
 
 
 class Bars(NamedTuple):
-    """Bars that lie: from `start`, so long, on a row; with `tall`, bars that stand on 0, as wide as `length`."""
+    """Bars that lie: from `start`, so long, on a row; with `tall`, bars of this `length` that stand on 0, `y` wide.
+
+    `pale` ones have an edge in their colour, and let what lies below be seen.
+    """
 
     name: str
     start: Array
@@ -34,6 +37,7 @@ class Bars(NamedTuple):
     hover: Sequence[str]
     tall: bool = False
     legend: bool = True
+    pale: bool = False
 
 
 class Points(NamedTuple):

@@ -17,4 +17,4 @@ def drawn(chart: Chart) -> Any:
         return Still(chart)
     from car_sched_nb.plots.figure import figure
 
-    return figure(chart)
+    return figure(chart).with_picture(chart)

@@ -1,4 +1,4 @@
-"""How long the runs of a task took, and whether that changed with its versions."""
+"""How long the runs of tasks took, and how that changed."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from car_sched_nb.frames import history
 from car_sched_nb.model import Status
 from car_sched_nb.plots import looks
 from car_sched_nb.plots.chart import Axis, Chart, Line, Mark, Panel, Points, Words, nothing
-from car_sched_nb.plots.looks import STATES
-from car_sched_nb.plots.timeline import empty_words
+from car_sched_nb.plots.looks import STATES, Look
+from car_sched_nb.plots.timeline import empty_words, names_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,23 +17,22 @@ if TYPE_CHECKING:
     from car_sched_nb.plots.chart import Array
     from car_sched_nb.store.sqlite import SqliteStore
 
-_COLUMNS = "task task_id version status started_at duration answer error".split()
+_COLUMNS = "task namespace version status attempt started_at duration answer error".split()
 _SLOW = 0.95
 _LABELS = 12
-_FEW = 5  # so many runs have a slow tail
 _STEEP = 40
-_NONE = ""
+_PARTS = 15
+_LEAST, _LEAST_SLOW = 5, 20  # runs that have a median, and a slow tail
+_PLACES = 800  # of a line
 
 
-class Part(NamedTuple):
-    """The runs of one version of a task: from when to when, what is usual and what is slow."""
+class Moving(NamedTuple):
+    """What was usual and what was slow around each completed run of a task: of `window` and `slow_window` runs."""
 
-    task_id: str
-    version: int
-    first_ms: float
-    last_ms: float
-    median_us: float
-    slow_us: float
+    usual: Array
+    slow: Array
+    window: int
+    slow_window: int
 
 
 def durations(store: SqliteStore, *, limit: int | None, now_us: int, **filters: Any) -> Chart:
@@ -45,98 +44,145 @@ def durations(store: SqliteStore, *, limit: int | None, now_us: int, **filters: 
     frame = history(store, limit=asked, columns=_COLUMNS, now_us=now_us, **filters)
     cut = len(frame) > looks.MOST
     frame = pd.DataFrame(frame.iloc[-looks.MOST :] if cut else frame)
-    frame = frame[frame["started_at"].notna() & frame["duration"].notna()]
+    begun_any = bool(frame["started_at"].notna().any())
+    frame = frame[frame["started_at"].notna() & frame["duration"].notna()].sort_values("started_at", kind="stable")
     title = f"Durations of {looks.about(filters.get('task'))}"
     if frame.empty:
-        return nothing(title, empty_words(filters))
+        return nothing(title, "no run has ended yet" if begun_any else empty_words(filters, limit))
     begun, took = looks.local_ms(frame["started_at"]), looks.us_of(frame["duration"])
     done = (frame["status"] == str(Status.COMPLETED)).to_numpy()
-    several = len(frame["task"].unique()) > 1
-    found = parts(frame, begun, took, done, whole=several)
-    unit, unit_us = looks.unit_for(np.quantile(took, _SLOW) if len(took) > _FEW else took.max())
-    slow = _slow(frame, took, done, found)
-    points = _points(frame, begun, took / unit_us, done, slow)
-    low, high = looks.padded(begun.min(), begun.max())
+    names = names_of(frame)
+    ordered = names.value_counts().index.tolist()
+    unit, unit_us = looks.unit_for(np.quantile(took, _SLOW) if len(took) >= _LEAST else took.max())
+    shown = _Shown(begun, took / unit_us, done, _hover(frame))
     steep = took.max() > _STEEP * np.median(took) and (took > 0).all()
     bottom = took.min() / unit_us / 2 if steep else 0.0
     top = took.max() / unit_us * (1.6 if steep else 1.08) or 1.0
-    marks, words = _versions(found, bottom, top)
-    panel = Panel(
-        Axis("log" if steep else "number", f"took ({unit})", bottom, top),
-        [*points, *_levels(found, unit_us, high), *marks],
-        380,
-        words,
-    )
-    axis = Axis("time", f"started ({looks.zone()})", low, high)
-    which = f"the newest {looks.runs(len(frame))}" if cut else looks.runs(len(frame))
-    return Chart(title, f"{which}{_summary(took[done])}, {looks.period(begun)}", axis, [panel])
+    words, said = Words((), ()), f", {looks.counted(len(ordered), 'task')}"
+    if len(ordered) > 1:
+        marks = _of_tasks(shown, names.to_numpy(object), ordered)
+    else:
+        moved = moving(shown.took[done])
+        marks, said = _of_one(shown, moved), _summary(took[done], moved)
+        begins, words = _versions(frame["version"].to_numpy(), begun, bottom, top)
+        marks += begins
+    marks += _not_completed(shown, frame)
+    panel = Panel(Axis("log" if steep else "number", f"took ({unit})", bottom, top), marks, 380, words)
+    axis = Axis("time", f"started ({looks.zone()})", *looks.padded(begun.min(), begun.max()))
+    ran = looks.ran(len(frame), int((frame["attempt"] > 1).sum()))
+    return Chart(title, f"{'the newest ' * cut}{ran}{said}, {looks.period(begun)}", axis, [panel])
 
 
-def _summary(took: Array) -> str:
+class _Shown(NamedTuple):
+    """All runs: when each began, how long it took in the axis' unit, whether it completed, what is said of it."""
+
+    begun: Array
+    took: Array
+    done: Array
+    hover: list[str]
+
+    def points(self, name: str, here: Array, look: Look, size: float) -> list[Mark]:
+        if not here.any():
+            return []
+        texts = [text for text, wanted in zip(self.hover, here, strict=True) if wanted]
+        return [Points(name, self.begun[here], self.took[here], look.colour, look.symbol, texts, size)]
+
+
+def moving(took: Array) -> Moving:
+    """Return the median and the slow tail's limit around each run, in the order of time; of few there is none."""
+    import pandas as pd
+
+    series = pd.Series(took, dtype="float64")
+    window = max(_LEAST, len(series) // _PARTS)
+    slow_window = max(_LEAST_SLOW, window)
+    # At both ends a window has half its runs.
+    usual = series.rolling(window, center=True, min_periods=min(_LEAST, window // 2 + 1)).median()
+    slow = series.rolling(slow_window, center=True, min_periods=slow_window // 2).quantile(_SLOW)
+    if len(series) < _LEAST_SLOW:
+        slow[:] = float("nan")
+    return Moving(usual.to_numpy(), slow.to_numpy(), window, slow_window)
+
+
+def _summary(took: Array, moved: Moving) -> str:
+    """Return the median of all, and of the newest where there are others."""
     import numpy as np
 
     if not len(took):
         return ", none completed"
     words = f", median {looks.length(np.median(took))}"
-    if len(took) > _FEW:
-        words += f", the slowest 5 % above {looks.length(np.quantile(took, _SLOW))}"
+    if len(took) > moved.window:
+        words += f", of the newest {moved.window:,}: {looks.length(np.median(took[-moved.window :]))}"
     return words
 
 
-def parts(frame: pd.DataFrame, begun: Array, took: Array, done: Array, *, whole: bool) -> list[Part]:
-    """Return the versions that ran, in the order of time, or one part of all; what never completed has no median."""
-    import numpy as np
-    import pandas as pd
-
-    table = pd.DataFrame(
-        {
-            "id": _NONE if whole else frame["task_id"].to_numpy(object),
-            "version": -1 if whole else frame["version"].to_numpy(),
-            "begun": begun,
-            "took": np.where(done, took, np.nan),
-        }
-    )
-    found = []
-    for _, group in table.groupby(["id", "version"], sort=False):
-        usual = group["took"].dropna()
-        median = float(usual.median()) if len(usual) else float("nan")
-        slow = float(usual.quantile(_SLOW)) if len(usual) > _FEW else float("nan")
-        first, last = float(group["begun"].min()), float(group["begun"].max())
-        found.append(Part(str(group["id"].iloc[0]), int(group["version"].iloc[0]), first, last, median, slow))
-    return sorted(found, key=lambda part: part.first_ms)
-
-
-def _slow(frame: pd.DataFrame, took: Array, done: Array, found: list[Part]) -> Array:
-    """Tell which completed runs are in the slow tail of their task's version."""
+def _of_one(shown: _Shown, moved: Moving) -> list[Mark]:
+    """Return the runs of one task, with what was usual and what was slow as time went by."""
     import numpy as np
 
-    limits = {(part.task_id, part.version): part.slow_us for part in found}
-    alone = limits.get((_NONE, -1), float("nan"))
-    above = np.array([limits.get(key, alone) for key in zip(frame["task_id"], frame["version"], strict=True)])
-    return done & (took > above)
+    slow = np.zeros(len(shown.done), bool)
+    slow[shown.done] = shown.took[shown.done] > moved.slow
+    look, at = STATES[Status.COMPLETED], shown.begun[shown.done]
+    marks = shown.points("completed", shown.done & ~slow, look, 6)
+    marks += shown.points("completed, slowest 5 %", slow, Look(look.colour, "triangle-up"), 9)
+    marks += _line(f"median of {moved.window:,} runs", at, moved.usual, looks.BLUE)
+    marks += _line(f"95 % of {moved.slow_window:,} runs were quicker", at, moved.slow, looks.BLUE, thin=True)
+    return marks
 
 
-def _points(frame: pd.DataFrame, begun: Array, shown: Array, done: Array, slow: Array) -> list[Mark]:
-    hover = _hover(frame)
+def _of_tasks(shown: _Shown, names: Array, ordered: list[str]) -> list[Mark]:
+    """Return the runs of several tasks, those with most runs in a colour of their own, each with its median."""
+    import numpy as np
+
     marks: list[Mark] = []
+    lines: list[Mark] = []
+    named = ordered if len(ordered) <= len(looks.TASKS) else ordered[: len(looks.TASKS) - 1]
+    for name, look in zip(named, looks.TASKS, strict=False):
+        here = shown.done & (names == name)
+        marks += shown.points(looks.short(name), here, look, 6)
+        lines += _joined(_line(looks.short(name), *_median(shown, names == name), look.colour))
+    others = ordered[len(named) :]
+    if others:
+        told = f"{len(others):,} others"
+        grey = shown.points(told, shown.done & ~np.isin(names, named), Look(looks.GREY, "circle"), 4)
+        levels = [_line(told, *_median(shown, names == name), looks.GREY, thin=True) for name in others]
+        marks = [*grey, *_joined([line for found in levels for line in found]), *marks]
+    return [*marks, *lines]
 
-    def add(name: str, here: Array, colour: str, symbol: str, size: float) -> None:
-        if here.any():
-            texts = [text for text, wanted in zip(hover, here, strict=True) if wanted]
-            marks.append(Points(name, begun[here], shown[here], colour, symbol, texts, size))
 
-    look = STATES[Status.COMPLETED]
-    add("completed", done & ~slow, look.colour, look.symbol, 6)
-    add("completed, slowest 5 %", slow, look.colour, "triangle-up", 9)
-    for status, other in STATES.items():
+def _median(shown: _Shown, of_task: Array) -> tuple[Array, Array]:
+    here = shown.done & of_task
+    return shown.begun[here], moving(shown.took[here]).usual
+
+
+def _joined(lines: list[Line]) -> list[Mark]:
+    """Return lines that look alike as one with breaks, without a name in the legend."""
+    import numpy as np
+
+    if not lines:
+        return []
+    x, y = (
+        np.concatenate([np.append(values, np.nan) for values in of])
+        for of in zip(*((one.x, one.y) for one in lines), strict=True)
+    )
+    return [lines[0]._replace(x=x[:-1], y=y[:-1], legend=False)]
+
+
+def _line(name: str, at: Array, level: Array, colour: str, *, thin: bool = False) -> list[Line]:
+    """Return a line where there is a level, of so many places as a screen can show."""
+    import numpy as np
+
+    places = np.flatnonzero(~np.isnan(level))
+    if len(places) < 2:
+        return []
+    places = np.unique(np.append(places[:: 1 + len(places) // _PLACES], places[-1]))
+    return [Line(name, at[places], level[places], colour, 1.5 if thin else 2.5, "dash" if thin else "solid")]
+
+
+def _not_completed(shown: _Shown, frame: pd.DataFrame) -> list[Mark]:
+    marks: list[Mark] = []
+    for status, look in STATES.items():
         if status is not Status.COMPLETED:
-            add(
-                looks.state_name(status),
-                (frame["status"] == str(status)).to_numpy(),
-                other.colour,
-                other.symbol,
-                9,
-            )
+            marks += shown.points(looks.state_name(status), (frame["status"] == str(status)).to_numpy(), look, 9)
     return marks
 
 
@@ -157,40 +203,19 @@ def _hover(frame: pd.DataFrame) -> list[str]:
     ]
 
 
-def _levels(found: list[Part], unit_us: float, end_ms: float) -> list[Mark]:
-    """Return the median and the slow tail's limit of each version, from its first run until its last."""
-    import numpy as np
-
-    marks: list[Mark] = []
-    for name, field, dash in (("median", "median_us", "solid"), ("95 % were quicker", "slow_us", "dash")):
-        measured = [(part, getattr(part, field)) for part in found if getattr(part, field) == getattr(part, field)]
-        if not measured:
-            continue
-        alone = len(found) == 1
-        x = [at for part, _ in measured for at in (part.first_ms, end_ms if alone else part.last_ms, np.nan)]
-        y = [one for _, level in measured for one in (level / unit_us, level / unit_us, np.nan)]
-        words = "; ".join(
-            (f"version {part.version}: " if len(measured) > 1 else "") + looks.length(level)
-            for part, level in measured[-4:]
-        )
-        marks.append(
-            Line(name, np.array(x), np.array(y), looks.BLUE, 2.5 if field == "median_us" else 1.5, dash, words=words)  # type: ignore[arg-type]
-        )
-    return marks
-
-
-def _versions(found: list[Part], bottom: float, top: float) -> tuple[list[Mark], Words]:
+def _versions(versions: Array, begun: Array, bottom: float, top: float) -> tuple[list[Mark], Words]:
     """Return a line where each version began, and the newest ones' names above."""
     import numpy as np
 
+    found, places = np.unique(versions, return_index=True)
     if len(found) < 2:
         return [], Words((), ())
-    x = np.array([at for part in found for at in (part.first_ms, part.first_ms, np.nan)])
-    y = np.array([bottom, top, np.nan] * len(found))
-    room = (found[-1].last_ms - found[0].first_ms) / 25
+    first = sorted(zip(begun[places], found, strict=True))
+    x = np.array([at for one, _ in first for at in (one, one, np.nan)])
+    room = (begun[-1] - begun[0]) / 25
     labels: list[tuple[float, str]] = []
-    for part in reversed(found):
-        if len(labels) < _LABELS and (not labels or labels[-1][0] - part.first_ms > room):
-            labels.append((part.first_ms, f"v{part.version}"))
+    for at, version in reversed(first):
+        if len(labels) < _LABELS and (not labels or labels[-1][0] - at > room):
+            labels.append((at, f"v{version}"))
     words = Words([at for at, _ in labels], [text for _, text in labels])
-    return [Line("version begins", x, y, looks.GREY, 1, "dot")], words
+    return [Line("version begins", x, np.array([bottom, top, np.nan] * len(first)), looks.GREY, 1, "dot")], words

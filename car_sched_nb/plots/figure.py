@@ -20,9 +20,9 @@ _SYMBOLS = {"tick": "line-ns"}
 
 def figure(chart: Chart) -> Any:
     """Return the figure: transparent, as wide as its cell."""
-    import plotly.graph_objects as go
+    from car_sched_nb.plots.shown import Figure
 
-    made = go.Figure(layout={"template": _template(), "title": _title(chart)})
+    made = Figure(layout={"template": _template(), "title": _title(chart)})
     if not chart.panels:
         blank = {"visible": False, "fixedrange": True}
         words = {"text": plain(chart.subtitle), "showarrow": False, "font": {"size": 15}}
@@ -147,6 +147,7 @@ def _lying(made: Any, mark: Bars, common: dict[str, Any]) -> None:
     """Draw bars; those shorter than a pixel can be seen by their edge, and are found by the points below them."""
     told = _told(mark)
     edge = {"width": 1, "color": mark.colour}
+    fill = looks.pale(mark.colour) if mark.pale else mark.colour
     if len(mark.y) <= DRAWN_AS_BARS:
         made.add_bar(
             **common,
@@ -156,21 +157,21 @@ def _lying(made: Any, mark: Bars, common: dict[str, Any]) -> None:
             x=mark.length.clip(min=1),
             y=mark.y,
             width=2 * _HALF,
-            marker={"color": mark.colour, "line": edge},
+            marker={"color": fill, "line": edge},
             showlegend=mark.legend,
         )
     else:
         made.add_shape(
             type="path",
             path=_path(mark),
-            fillcolor=mark.colour,
+            fillcolor=fill,
             line=edge,
             layer="below",
             xref="x",
             yref=common["yaxis"],
             name=common["name"],
             legendgroup=common["legendgroup"],
-            showlegend=True,  # a click on the legend hides no other shape
+            showlegend=mark.legend,  # a click on the legend hides no other shape
         )
     points = {"x": _instants(mark.start + mark.length / 2), "y": mark.y, "mode": "none", "hoveron": "points"}
     made.add_scatter(**common, **told, **points, showlegend=False)

@@ -290,7 +290,7 @@ def _hover(key: Key, task: Task | None, known: Measured, *, several: bool) -> st
     if known.median_us is None:
         lines.append("not measured yet")
     else:
-        lines.append(f"median {looks.length(known.median_us)} of {looks.runs(known.runs)}")
+        lines.append(f"median {looks.length(known.median_us)} of {looks.counted(known.runs, 'run')}")
     if known.last:
         lines.append(f"last: {looks.state_name(Status(known.last))}")
     return "\n".join(lines)

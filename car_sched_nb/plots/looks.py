@@ -7,11 +7,12 @@ needs, and those of the dashboard where it has one: failures red, what nobody se
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from car_sched_nb.durations import duration_words
-from car_sched_nb.model import Status
-from car_sched_nb.when import zone_name
+from car_sched_nb.model import Status, from_us
+from car_sched_nb.when import offset_change_s, offset_s, zone_info, zone_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,8 +51,19 @@ MOST = 20_000
 ROWS = 60
 """Tasks that have a row of their own."""
 
+TASKS = (
+    *(Look(BLUE, "circle"), Look(AMBER, "diamond"), Look("#6d2ffe", "square"), Look("#a74832", "triangle-up")),
+    *(Look(GREEN, "circle-open"), Look(PURPLE, "diamond-open"), Look("#705a82", "square-open")),
+    Look("#049fba", "triangle-up-open"),
+)
+"""Of tasks in one field: as far apart as can be in protanopia and deuteranopia too, and from failures and grey."""
+
+NOT_RUN = (Status.MISSED, Status.SKIPPED)
+"""States of rows that stand for slots, `slots` of them, which nothing ran for."""
+
 _ANSWER = 200
 _LINE = 70
+_FEW_DAYS_S = 4 * 86_400
 _UNITS = (("ms", 0.001, 1.0), ("s", 1.0, 120.0), ("min", 60.0, 7200.0), ("h", 3600.0, 172_800.0))
 
 
@@ -60,25 +72,51 @@ def state_name(status: Status) -> str:
     return str(status).replace("_", " ")
 
 
+def pale(colour: str) -> str:
+    """Return a colour of six digits so that what lies below can be seen."""
+    red, green, blue = (int(colour[place : place + 2], 16) for place in (1, 3, 5))
+    return f"rgba({red},{green},{blue},0.3)"
+
+
 def zone() -> str:
     """Return the name of this machine's zone."""
     return zone_name(None)
 
 
-def local_ms(instants: pd.Series[Any]) -> Array:
-    """Return instants as milliseconds of local time, not a number where there is none."""
-    wall = instants.dt.tz_convert(zone()).dt.tz_localize(None)
+class Wall(NamedTuple):
+    """The clock along an axis: what pandas takes for its zone, its name on the axis and after an instant."""
+
+    zone: Any
+    name: str
+    short: str = ""
+
+
+def wall_for(low_us: int, high_us: int) -> Wall:
+    """Return this machine's clock; over few days in which it is put forward or back, as it ran when they began."""
+    info = zone_info(zone())
+    low_s, high_s = low_us // 1_000_000, high_us // 1_000_000
+    offset = offset_s(info, low_s)
+    if high_s - low_s > _FEW_DAYS_S or offset == offset_s(info, high_s):
+        return Wall(zone(), zone())
+    fixed = timezone(timedelta(seconds=offset))
+    change = from_us(offset_change_s(info, low_s, high_s) * 1_000_000).astimezone(fixed)
+    city = zone().rsplit("/", 1)[-1].replace("_", " ")
+    written = f"{change:%z}"
+    name = f"UTC{offset // 3600:+d}" if offset % 3600 == 0 else f"UTC{written[:3]}:{written[3:]}"
+    return Wall(fixed, f"{name}, {city}'s time before {change:%d %b %H:%M}", f" {name}")
+
+
+def local_ms(instants: pd.Series[Any], wall_zone: Any = None) -> Array:
+    """Return instants as milliseconds of local time, or of another zone; not a number where there is none."""
+    wall = instants.dt.tz_convert(wall_zone or zone()).dt.tz_localize(None)
     return wall.astype("datetime64[us]").to_numpy(dtype="datetime64[us]").astype("datetime64[ms]").astype("float64")
 
 
-def wall_ms(us: int) -> float:
+def wall_ms(us: int, wall_zone: tzinfo | str | None = None) -> float:
     """Return one instant in the same way."""
-    from datetime import UTC, datetime
-
-    from car_sched_nb.model import from_us
-    from car_sched_nb.when import zone_info
-
-    wall = from_us(us).astimezone(zone_info(zone())).replace(tzinfo=UTC)
+    given = wall_zone or zone()
+    info = zone_info(given) if isinstance(given, str) else given
+    wall = from_us(us).astimezone(info).replace(tzinfo=UTC)
     return (wall - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds() * 1000
 
 
@@ -129,9 +167,18 @@ def said(text: Any) -> list[str]:
     return lines
 
 
-def runs(count: int) -> str:
-    """Return how many runs, in words."""
-    return f"{count:,} run" + "s" * (count != 1)
+def counted(count: float, noun: str) -> str:
+    """Return how many of something, in words."""
+    return f"{count:,.0f} {noun}" + "s" * (round(count) != 1)
+
+
+def ran(count: int, again: int, *, failed: int | None = None, not_run: int = 0) -> str:
+    """Return in words how many runs there were, how many of them retries, and how many slots did not run."""
+    words = [counted(count, "run")]
+    words += [f"{again:,} of them {'a retry' if again == 1 else 'retries'}"] if again else []
+    words += [] if failed is None else [f"{failed:,} failed"]
+    words += [f"{counted(not_run, 'slot')} that did not run"] if not_run else []
+    return ", ".join(words)
 
 
 def period(shown: Array) -> str:

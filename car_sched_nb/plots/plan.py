@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from car_sched_nb.errors import InvalidInput
 from car_sched_nb.frames import ids_of
 from car_sched_nb.model import Task, from_us
-from car_sched_nb.plots import looks
+from car_sched_nb.plots import looks, scales
 from car_sched_nb.plots.chart import Axis, Bars, Chart, Mark, Panel, Points, nothing
 from car_sched_nb.store import records
 from car_sched_nb.triggers import upcoming, words
@@ -66,16 +66,15 @@ def plan(
     coming = _coming(_chosen(store, namespace, task, runner), now_us, end_us)
     if not coming:
         return nothing(title, "nothing is planned; %%car_task NAME --every 1h is")
-    single = [one for one in coming if not one.dense]
-    step_us, edges, counts = _counts(single or coming, now_us, end_us)
+    step_us, edges, counts = _counts(coming, now_us, end_us)
     busiest = int(counts.argmax())
     total = sum(one.total(end_us) for one in coming)
-    at = from_us(int(edges[busiest])).astimezone(zone_info(looks.zone()))
+    info = zone_info(looks.zone())
+    begins = [f"{from_us(int(edge)).astimezone(info):%a %d %b %H:%M}" for edge in edges]
     cut = any(one.rest_us for one in coming)
-    subtitle = f"{'about ' * cut}{total:,.0f} slots of {len(coming):,} task{'s' * (len(coming) != 1)}"
+    subtitle = f"{'about ' * cut}{looks.counted(total, 'slot')} of {looks.counted(len(coming), 'task')}"
     if counts[busiest] > 1:
-        alone = "" if len(single) in (0, len(coming)) else ", without those too many to draw"
-        subtitle += f"; most in one {_step(step_us)}: {counts[busiest]:,.0f}, {at:%a %d %b %H:%M}{alone}"
+        subtitle += f"; most in one {_step(step_us)}: {counts[busiest]:,.0f}, {begins[busiest]}"
     low, high = looks.wall_ms(now_us), looks.wall_ms(end_us)
     many = Bars(
         f"slots in each {_step(step_us)}",
@@ -83,15 +82,12 @@ def plan(
         counts,
         _wall_steps(edges, step_us),
         looks.GREY,
-        [
-            f"{count:,.0f} slots\nfrom {from_us(int(edge)).astimezone(zone_info(looks.zone())):%a %d %b %H:%M}"
-            for edge, count in zip(edges, counts, strict=True)
-        ],
+        [f"{looks.counted(count, 'slot')}\nfrom {begin}" for begin, count in zip(begins, counts, strict=True)],
         tall=True,
     )
     upper, rows = _by_task(coming, end_us)
     height = round(min(max(rows * 24, 70), max(600, rows * 14)))
-    lower = Axis("number", f"slots in each {_step(step_us)}", 0, float(counts.max()) * 1.1)
+    lower = scales.counts(float(counts.max()), 4)._replace(title=many.name)
     axis = Axis("time", f"planned for ({looks.zone()})", *looks.padded(low, high))
     return Chart(title, subtitle, axis, [upper._replace(height=height), Panel(lower, [many], 130)])
 
@@ -211,7 +207,7 @@ def _by_task(coming: Sequence[Coming], end_us: int) -> tuple[Panel, int]:
                 np.array(start),
                 np.array(length),
                 np.array(rows, "float64"),
-                looks.AMBER,
+                looks.BLUE,
                 texts,
             )
         )

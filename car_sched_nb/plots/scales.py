@@ -29,10 +29,21 @@ def ticks(axis: Axis, most: int) -> list[tuple[float, str]]:
     return _numbers(axis.low, axis.high, most)
 
 
-def _numbers(low: float, high: float, most: int) -> list[tuple[float, str]]:
-    rough = (high - low) / most
+def counts(top: float, most: int) -> Axis:
+    """Return an axis of whole numbers from 0 to the first round one at or above `top`, without a title."""
+    step = max(1.0, _step(top / most))
+    last = max(1, math.ceil(top / step - 1e-9))
+    return Axis("number", "", 0, last * step, [(n * step, f"{n * step:,.0f}") for n in range(last + 1)])
+
+
+def _step(rough: float) -> float:
+    """Return the first round number at or above one that is above 0."""
     power = 10.0 ** math.floor(math.log10(rough))
-    step = next(power * n for n in (1, 2, 5, 10) if power * n >= rough)
+    return next(power * n for n in (1, 2, 5, 10) if power * n >= rough)
+
+
+def _numbers(low: float, high: float, most: int) -> list[tuple[float, str]]:
+    step = _step((high - low) / most)
     first = math.ceil(low / step - 1e-9)
     last = math.floor(high / step + 1e-9)
     return [(n * step, f"{n * step:g}") for n in range(first, last + 1)]

@@ -26,7 +26,7 @@ _MOST_DAYS = 3 * 366
 _INK = (34, 131, 196)  # looks.BLUE
 
 
-def calendar(store: SqliteStore, *, now_us: int, since: Any, until: Any, **filters: Any) -> Chart:
+def calendar(store: SqliteStore, *, limit: int | None, now_us: int, since: Any, until: Any, **filters: Any) -> Chart:
     """Prepare the chart of the last 365 days, or of the period that is asked for, by local days."""
     title = f"Calendar of {looks.about(filters.get('task'))}"
     info = zone_info(looks.zone())
@@ -35,22 +35,23 @@ def calendar(store: SqliteStore, *, now_us: int, since: Any, until: Any, **filte
     if since is None:
         begin = from_us(midnight_us(now_us)).astimezone(info) - timedelta(days=_YEAR - 1)
         first = begin.replace(hour=0, minute=0, second=0, microsecond=0)
-    frame = history(
-        store, since=first, until=until, columns=["status", "scheduled_at", "slots"], now_us=now_us, **filters
-    )
+    columns = ["status", "scheduled_at", "slots", "attempt"]
+    frame = history(store, since=first, until=until, limit=limit, columns=columns, now_us=now_us, **filters)
     if frame.empty:
-        return nothing(title, empty_words({**filters, "since": since, "until": until}))
+        return nothing(title, empty_words({**filters, "since": since, "until": until}, limit))
     days = frame["scheduled_at"].dt.tz_convert(looks.zone()).dt.date
     begun = today - timedelta(days=_YEAR - 1) if since is None else min(days)
     ended = max(days) if until is not None else max(today, *days)
     begun = max(begun, ended - timedelta(days=_MOST_DAYS))
-    counts = _counts(frame, days)
-    return _chart(title, counts, begun, ended)
+    ran = frame["status"].isin([str(one) for one in _RAN])
+    again = int((ran & (frame["attempt"] > 1) & (days >= begun)).sum())
+    return _chart(title, _counts(frame, days), again, begun, ended)
 
 
 def _counts(frame: pd.DataFrame, days: Any) -> dict[date, dict[str, int]]:
     """Return how many runs of each state a day had; what did not run counts its slots."""
-    table = frame.assign(day=days, status=frame["status"].astype(object))
+    slots = frame["slots"].where(frame["status"].isin([str(one) for one in looks.NOT_RUN]), 1)
+    table = frame.assign(day=days, status=frame["status"].astype(object), slots=slots)
     sums = table.groupby(["day", "status"])["slots"].sum()
     found: dict[date, dict[str, int]] = {}
     for key, count in sums.items():
@@ -59,7 +60,7 @@ def _counts(frame: pd.DataFrame, days: Any) -> dict[date, dict[str, int]]:
     return found
 
 
-def _chart(title: str, counts: dict[date, dict[str, int]], begun: date, ended: date) -> Chart:
+def _chart(title: str, counts: dict[date, dict[str, int]], again: int, begun: date, ended: date) -> Chart:
     import numpy as np
 
     monday = begun - timedelta(days=begun.weekday())
@@ -68,13 +69,14 @@ def _chart(title: str, counts: dict[date, dict[str, int]], begun: date, ended: d
     hover = [[""] * weeks for _ in _DAYS]
     bad: list[tuple[float, float, float, str]] = []
     missed: list[tuple[float, float, str]] = []
-    total = failed = 0
+    total = failed = not_run = 0
     for offset in range((ended - begun).days + 1):
         day = begun + timedelta(days=offset)
         week, row = divmod((day - monday).days, 7)
         here = counts.get(day, {})
         ran, wrong = sum(here.get(state, 0) for state in _RAN), sum(here.get(state, 0) for state in _FAILED)
         total, failed = total + ran, failed + wrong
+        not_run += sum(here.get(state, 0) for state in looks.NOT_RUN)
         values[row, week] = ran
         hover[row][week] = text = _hover(day, ran, here)
         if wrong:
@@ -93,7 +95,7 @@ def _chart(title: str, counts: dict[date, dict[str, int]], begun: date, ended: d
         marks.append(Points("missed, none ran", np.array(across), np.array(down), looks.AMBER, "diamond-open", told, 8))
     panel = Panel(Axis("rows", "", -0.5, 6.5, list(enumerate(_DAYS))), marks, 150)
     axis = Axis("number", f"week (days of {looks.zone()})", -0.5, weeks - 0.5, _months(monday, weeks))
-    words = f"{looks.runs(total)}, {failed:,} failed, {begun:%d %b %Y} to {ended:%d %b %Y}"
+    words = f"{looks.ran(total, again, failed=failed, not_run=not_run)}, {begun:%d %b %Y} to {ended:%d %b %Y}"
     return Chart(title, words, axis, [panel], joined=True)
 
 
@@ -111,6 +113,6 @@ def _months(monday: date, weeks: int) -> list[tuple[float, str]]:
 
 
 def _hover(day: date, ran: int, here: dict[str, int]) -> str:
-    lines = [f"{day:%a %d %b %Y}", looks.runs(ran)]
+    lines = [f"{day:%a %d %b %Y}", looks.counted(ran, "run")]
     lines += [f"{here[state]:,} {looks.state_name(state)}" for state in _ORDER if here.get(state)]
     return "\n".join(lines)

@@ -45,8 +45,9 @@ def usual(path: Path) -> None:
         if day not in range(150, 163):
             at = now - 400 * DAY + day * DAY
             runs.append(_run(chance, "backup", at, timedelta(minutes=chance.uniform(20, 90))))
-    gap = {"status": Status.MISSED, "slots": 13, "reason": "no_owner"}
-    runs.append({"task": "backup", "at": now - 250 * DAY, **gap})
+    gap = {"status": Status.MISSED, "reason": "no_owner", "attempt": 0}
+    runs.append({"task": "backup", "at": now - 250 * DAY, "until": now - 237 * DAY, "slots": 13, **gap})
+    runs.append({"task": "prices", "at": now - 3 * DAY, "until": now - 1.4 * DAY, "slots": 41, **gap})
     runs += [{"task": "totals", "at": now - 3 * DAY + n * DAY, "status": Status.SKIPPED} for n in range(2)]
     runs.append({"task": "prices", "at": now - 2 * HOUR, "status": Status.RUNNING})
     runs.append({"task": "totals", "at": now, "status": Status.WAITING, "reason": "limit"})
@@ -87,6 +88,37 @@ def many(path: Path, count: int = 10_000) -> None:
         for n in range(count)
     ]
     _store(path, [Task(f"load-{n:02}", "1", Trigger.INTERVAL, "1h") for n in range(20)], runs, now)
+
+
+def slower(path: Path) -> None:
+    """A task that takes 4 minutes, and half a year later 90; ten others that stay as they are."""
+    chance, now = random.Random(5), datetime.now(UTC)
+    runs = [
+        _run(
+            chance,
+            "nightly",
+            now - (180 - day) * DAY,
+            timedelta(minutes=(4 + day * 0.48) * chance.uniform(0.8, 1.3)),
+            version=day // 70,
+        )
+        for day in range(180)
+    ]
+    for number in range(10):
+        runs += [
+            _run(
+                chance,
+                f"load-{number}",
+                now - (180 - day) * DAY,
+                timedelta(minutes=(9 + number * 8) * chance.uniform(0.9, 1.1)),
+            )
+            for day in range(number, 180, 2)
+        ]
+    _store(
+        path,
+        [Task(name, "1", Trigger.INTERVAL, "1d") for name in dict.fromkeys(run["task"] for run in runs)],
+        runs,
+        now,
+    )
 
 
 def one(path: Path, answer: str = "hello") -> None:

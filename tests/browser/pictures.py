@@ -82,7 +82,7 @@ await car.wait()"""
 
 CHARTS = {
     "timeline": {"usual": 'since="5d"', "hard": "", "one": "", "many": "", "empty": ""},
-    "durations": {"usual": '"load"', "hard": '"load-07"', "one": ""},
+    "durations": {"usual": '"load"', "hard": '"load-07"', "one": "", "slower": '"nightly"'},
     "calendar": {"usual": '"backup"', "hard": "", "one": ""},
     "plan": {"usual": "", "hard": "", "one": ""},
     "graph": {"usual": "", "hard": "", "empty": ""},

@@ -15,6 +15,7 @@ def test_a_timeline_is_drawn_and_its_hover_shows_hostile_answers_as_text(open_no
     notebook.run(0)
     chart = notebook.output(0).locator(".js-plotly-plot")
     expect(chart.locator(".gtitle")).to_contain_text("Timeline of all tasks")
+    expect(notebook.output(0).locator(".jp-RenderedSVG")).to_have_count(0)  # it is for readers without plotly
     bar = chart.locator(".barlayer .point path")
     expect(bar).to_have_count(1)
     place = bar.bounding_box()

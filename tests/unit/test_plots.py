@@ -8,7 +8,6 @@ import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 from itertools import combinations
-from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ import car_sched_nb as car
 from car_sched_nb import frames, plots
 from car_sched_nb.errors import InvalidInput, UnknownTask
 from car_sched_nb.model import Status, Task, Trigger, to_us
-from car_sched_nb.plots import looks
+from car_sched_nb.plots import looks, scales
 from car_sched_nb.plots.figure import DRAWN_AS_BARS, figure
 from car_sched_nb.plots.graph import critical_path, levels
 from car_sched_nb.plots.still import Still
@@ -141,6 +140,54 @@ def test_a_timeline_says_when_it_shows_the_newest_runs_only(store: SqliteStore, 
     assert [text for _, text in chart.panels[0].y.ticks] == ["t3", "t4", "t5", "3 others"]
 
 
+def test_a_timeline_tells_runs_from_slots_that_did_not_run_and_shows_an_outage_as_a_band(store: SqliteStore):
+    runs: list[dict[str, Any]] = [{"task": "a", "at": MONDAY + n * HOUR, "attempt": 1 + (n == 3)} for n in range(12)]
+    gap = {"task": "a", "status": Status.MISSED, "attempt": 0, "reason": "no_owner"}
+    runs.append({"at": MONDAY + 12 * HOUR, "until": MONDAY + 27 * HOUR, "slots": 15, **gap})
+    runs += [{"at": MONDAY + n * HOUR, "until": MONDAY + n * HOUR + MINUTE, **gap} for n in (30, 31)]
+    chart = timeline(written(store, runs))
+    assert chart.subtitle.startswith("12 runs, 1 of them a retry, 17 slots that did not run, 23 Nov 2026")
+    band = marks(chart, "Bars")["missed"]
+    assert (list(band.length), band.pale) == ([15 * 3_600_000.0], True)
+    assert band.start[0] == looks.wall_ms(to_us(MONDAY + 12 * HOUR))
+    assert band.hover[0].split("\n")[1] == "15 slots missed: no_owner"
+    assert len(marks(chart, "Points")["missed"].x) == 3
+    fill = looks.pale(band.colour)
+    assert Still(chart).svg.count(f'fill="{fill}"') == 1
+    assert [trace.name for trace in figure(chart).data if trace.type == "bar" and trace.marker.color == fill] == [
+        "missed"
+    ]
+    assert "12 runs, 1 of them a retry, 0 failed, 17 slots that did not run" in calendar(store).subtitle
+
+
+def test_a_run_for_several_slots_is_one_run_of_a_day(store: SqliteStore):
+    chart = calendar(written(store, [{"task": "a", "at": MONDAY, "slots": 4}]))
+    assert chart.subtitle.startswith("1 run, 0 failed,")
+
+
+def test_two_hours_of_one_name_lie_beside_each_other(store: SqliteStore, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(looks, "zone", lambda: "Europe/Berlin")
+    start = datetime(2026, 10, 24, 22, tzinfo=UTC)
+    written(store, [{"task": "a", "at": start + n * HOUR, "took": HOUR} for n in (-96, *range(6))])
+    chart = timeline(store, since=start)
+    assert chart.x.title == "started (UTC+2, Berlin's time before 25 Oct 03:00)"
+    bars = marks(chart, "Bars")["completed"]
+    assert [after - before for after, before in zip(bars.start[1:], bars.start, strict=False)] == [3_600_000.0] * 5
+    assert bars.hover[3].split("\n")[2].startswith("Sun 25 Oct 2026 03:00:00 UTC+2")
+    assert timeline(store).x.title == "started (Europe/Berlin)"
+    monkeypatch.setattr(looks, "zone", lambda: "Australia/Lord_Howe")
+    at_us = to_us(datetime(2026, 4, 4, 12, tzinfo=UTC))
+    assert looks.wall_for(at_us, at_us + 86_400_000_000).name == "UTC+11, Lord Howe's time before 05 Apr 02:00"
+
+
+def test_an_empty_chart_says_why(store: SqliteStore):
+    written(store, [{"task": "a", "at": MONDAY}], Task("a", "1"), Task("nightly", "1"))
+    for chart in (timeline, durations, calendar):
+        assert "no run fits these filters" in chart(store, limit=0).subtitle
+        assert chart(store, task="nightly").subtitle == "nightly has not run yet"
+        assert chart(store, task=["nightly", "nightl?"]).subtitle == "nightly, nightl? have not run yet"
+
+
 def test_many_bars_are_few_elements_and_the_shortest_has_an_edge(store: SqliteStore):
     count = DRAWN_AS_BARS + 1
     chart = timeline(written(store, [{"task": "a", "at": MONDAY + n * SECOND} for n in range(count)]))
@@ -175,27 +222,44 @@ def test_an_answer_is_cut_to_a_few_lines():
     assert looks.said(None) == []
 
 
-def test_durations_have_the_median_and_the_slow_tail_of_each_version(store: SqliteStore):
+def test_durations_follow_a_task_that_gets_slower_and_mark_its_versions(store: SqliteStore):
+    def took(n: int) -> timedelta:
+        return MINUTE * (4 + n * 86 / 499) * (3 if n % 30 == 7 else 1)
+
     runs: list[dict[str, Any]] = [
-        {
-            "task": "a",
-            "at": MONDAY + n * MINUTE,
-            "took": timedelta(seconds=n % 20 + 1 + 100 * (n >= 40)),
-            "version": n // 40,
-        }
-        for n in range(80)
+        {"task": "a", "at": MONDAY + n * HOUR, "took": took(n), "version": n // 250} for n in range(500)
     ]
-    runs.append({"task": "a", "at": MONDAY + 90 * MINUTE, "took": SECOND, "status": Status.FAILED, "version": 1})
+    runs.append({"task": "a", "at": MONDAY + 300.5 * HOUR, "took": SECOND, "status": Status.FAILED, "version": 1})
     chart = durations(written(store, runs), task="a")
-    assert chart.panels[0].y.title == "took (s)"
+    assert chart.panels[0].y.title == "took (min)"
     assert chart.panels[0].top.texts == ["v1", "v0"]
-    median = marks(chart, "Line")["median"]
-    assert [y for y in median.y if not isnan(y)] == [10.5, 10.5, 110.5, 110.5]
-    slow, usual = (marks(chart, "Points")[name] for name in ("completed, slowest 5 %", "completed"))
-    assert sorted(slow.y) == [20.0, 20.0, 120.0, 120.0]
-    assert len(usual.x) == 76
-    failed = marks(chart, "Points")["failed"]
-    assert failed.symbol == "x" != usual.symbol
+    lines, points = marks(chart, "Line"), marks(chart, "Points")
+    median, slow = lines["median of 33 runs"], lines["95 % of 33 runs were quicker"]
+    assert median.y[0] == pytest.approx(5, rel=0.2) and median.y[-1] == pytest.approx(89, rel=0.1)
+    assert median.y[250] == pytest.approx(47, rel=0.05)
+    assert (slow.y > median.y).all()
+    assert set(points["completed, slowest 5 %"].x) >= {
+        looks.wall_ms(to_us(MONDAY + (30 * n + 7) * HOUR)) for n in range(16)
+    }
+    assert len(points["completed, slowest 5 %"].x) < 40
+    assert points["failed"].symbol == "x" != points["completed"].symbol
+    assert Still(chart).svg.count("h0") == len(points["completed"].x)  # each is a dot of one path
+    assert "501 runs, median 48 min 2 s, of the newest 33: 1 h 27 min 15 s," in chart.subtitle
+
+
+def test_durations_of_several_tasks_have_a_colour_and_a_median_each(store: SqliteStore):
+    runs = [
+        {"task": f"t{name:02}", "at": MONDAY + n * HOUR, "took": (name + 1) * MINUTE}
+        for name in range(10)
+        for n in range(30 - name)
+    ]
+    chart = durations(written(store, runs))
+    shown, medians = marks(chart, "Points"), marks(chart, "Line")
+    assert set(shown) == {*(f"t{name:02}" for name in range(7)), "3 others"} == set(medians)
+    assert len({mark.colour for mark in shown.values()}) == len({mark.symbol for mark in shown.values()}) + 1 == 8
+    assert all(shown[name].colour == median.colour for name, median in medians.items())
+    assert (medians["t04"].y == 5.0).all()
+    assert chart.subtitle.startswith("255 runs, 10 tasks, 23 Nov 2026")
 
 
 @pytest.mark.parametrize(
@@ -266,10 +330,23 @@ def _tasks(store: SqliteStore) -> list[Task]:
 def test_a_plan_of_a_task_every_second_is_bounded_and_says_so(store: SqliteStore):
     years.define(store, [Task("tick", "1", Trigger.INTERVAL, "1s"), Task("daily", "1", Trigger.INTERVAL, "1d")], MONDAY)
     chart = plan(store)
-    assert chart.subtitle.startswith("about 604,80")
+    assert chart.subtitle.startswith("about 604,807 slots of 2 tasks; most in one hour: 3,60")
+    every_hour = marks(chart, "Bars", 1)["slots in each hour"].length
+    assert min(every_hour[1:-1]) >= 3600 and sum(every_hour) == pytest.approx(604_807, abs=2)
+    assert marks(chart, "Bars")["too many to draw each"].colour not in (looks.AMBER, looks.RED)
     assert list(marks(chart, "Bars")) == ["too many to draw each"]
     assert len(marks(chart, "Points")["slot"].x) == 7
     assert len(figure(chart).to_json()) < 100_000
+
+
+def test_a_plan_counts_in_whole_numbers_up_to_a_tick_above_all(store: SqliteStore):
+    years.define(store, [Task("once", "1", Trigger.INTERVAL, "1d")], MONDAY)
+    assert plan(store, days=1).subtitle == "1 slot of 1 task"
+    assert [text for _, text in plan(store, days=1).panels[1].y.ticks] == ["0", "1"]
+    for top, ticks in ((5, "0 2 4 6"), (4, "0 1 2 3 4"), (7, "0 2 4 6 8"), (3601.2, "0 1,000 2,000 3,000 4,000")):
+        axis = scales.counts(top, 4)
+        assert " ".join(text for _, text in axis.ticks) == ticks
+        assert axis.ticks[-1][0] == axis.high >= top
 
 
 @pytest.mark.parametrize("days", [0, -1, 367, "7", True, None])
@@ -349,7 +426,7 @@ def luminance(colour: str) -> float:
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
-@pytest.mark.parametrize("colour", [look.colour for look in looks.STATES.values()] + [looks.INK])
+@pytest.mark.parametrize("colour", [look.colour for look in (*looks.STATES.values(), *looks.TASKS)] + [looks.INK])
 @pytest.mark.parametrize("ground", ["#ffffff", "#111111"])
 def test_each_colour_is_read_on_white_and_on_black(colour: str, ground: str):
     low, high = sorted((luminance(colour), luminance(ground)))
