@@ -38,7 +38,8 @@ def few_texts(read: pa.ChunkedArray, names: Mapping[str, str] | None = None) -> 
     found = np.empty(len(read), object)
     at = 0
     for chunk in read.chunks:
-        found[at : at + len(chunk)] = shared[chunk.indices.fill_null(len(values)).to_numpy(zero_copy_only=False)]
+        places = chunk.indices.fill_null(len(values)) if chunk.null_count else chunk.indices
+        np.take(shared, places.to_numpy(zero_copy_only=False), out=found[at : at + len(chunk)], mode="clip")
         at += len(chunk)
     if not isinstance(dtype, pd.StringDtype):
         return found

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 KEEP_S = 120.0
 """How long a frame that nobody asks for again takes up memory."""
 
-MOST_ROWS = 1_000_000
+MOST_ROWS = 2_000_000
 """Of all frames together; the newest is kept whatever its length."""
 
 _SETTLED_S = 0.1  # the times of files are coarse: after a change a moment ago may come another of the same time

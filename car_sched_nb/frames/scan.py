@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from car_sched_nb.store.sqlite import Readable, SqliteStore
 
-CHUNK = 5_000
+CHUNK = 10_000
 """Rows that one statement joins: their texts stay small enough for memory that malloc has at hand already."""
 
 FEW = 50_000
@@ -169,6 +169,7 @@ def _unusual(
     """Read the columns that mostly have their usual value, where they have another."""
     import numpy as np
     import pyarrow as pa
+    import pyarrow.compute as pc
 
     if not columns:
         return []
@@ -187,7 +188,7 @@ def _unusual(
             index = np.full(len(rows), -1, np.int64)
             index[at] = np.arange(at.size)
             places = pa.array(index, mask=index < 0)
-        taken = one.take(places)
+        taken = pc.take(one, places, memory_pool=pa.system_memory_pool())
         if column.usual != "NULL":
             taken = taken.cast(pa.large_string()).fill_null(str(column.usual).strip("'"))
             taken = taken.dictionary_encode() if column.kind == "code" else taken
@@ -246,11 +247,20 @@ def _texts(text: bytes, count: int) -> pa.Array:
 def _numbers(text: bytes, count: int) -> pa.Array:
     import pyarrow as pa
 
-    return _texts(text, count).cast(pa.float64())
+    return _texts(text, count).cast(pa.float64(), memory_pool=pa.system_memory_pool())
 
 
 def _codes(text: bytes, count: int) -> pa.Array:
-    return _texts(text, count).dictionary_encode()
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    first, _, _ = text.partition(b"\0")
+    if first and len(text) == (len(first) + 1) * count - 1 and text == b"\0".join([first] * count):
+        # All rows have the same: mostly so, and a tenth of the work.
+        only = pa.array([first.decode()], pa.large_string())
+        return pa.DictionaryArray.from_arrays(np.zeros(count, np.int32), only)
+    return pc.dictionary_encode(_texts(text, count), memory_pool=pa.system_memory_pool())
 
 
 _READ = {"int": _integers, "maybe": _integers, "number": _numbers, "text": _texts, "code": _codes}
@@ -263,5 +273,7 @@ def _joined(pieces: list[Array], kind: Kind) -> Array:
     if kind in ("int", "maybe"):
         return np.concatenate(pieces) if pieces else np.empty(0, np.int64)
     if kind == "code":
-        return pa.chunked_array(pieces, pa.dictionary(pa.int32(), pa.large_string())).unify_dictionaries()
+        return pa.chunked_array(pieces, pa.dictionary(pa.int32(), pa.large_string())).unify_dictionaries(
+            memory_pool=pa.system_memory_pool()
+        )
     return pa.chunked_array(pieces, pa.float64() if kind == "number" else pa.large_string())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from car_sched_nb.frames import history
+from car_sched_nb.frames.asked import whole
 from car_sched_nb.model import Status
 from car_sched_nb.plots import looks
 from car_sched_nb.plots.chart import Axis, Chart, Line, Mark, Panel, Points, Words, nothing
@@ -40,6 +41,7 @@ def durations(store: SqliteStore, *, limit: int | None, now_us: int, **filters: 
     import numpy as np
     import pandas as pd
 
+    limit = None if limit is None else whole(limit, "limit")
     asked = looks.MOST + 1 if limit is None else min(limit, looks.MOST + 1)
     frame = history(store, limit=asked, columns=_COLUMNS, now_us=now_us, **filters)
     cut = len(frame) > looks.MOST

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from car_sched_nb.errors import InvalidInput, UnknownTask
 from car_sched_nb.frames import history
+from car_sched_nb.frames.asked import several
 from car_sched_nb.model import Status, Task
 from car_sched_nb.plots import looks
 from car_sched_nb.plots.chart import Axis, Chart, Line, Mark, Panel, Points, nothing
@@ -56,7 +57,7 @@ def graph(
     title = "Tasks that follow others"
     tied = _tied(records.tasks(store, namespace))
     if task is not None:
-        tied = _around(tied, [task] if isinstance(task, str) else list(task), records.tasks(store, namespace))
+        tied = _around(tied, several(task, "task"), records.tasks(store, namespace))
     if not tied.tasks:
         whose = "follows another" if task is None else f"is tied with {looks.about(task)}"
         return nothing(title, f"no task {whose}; write %%car_task NAME --after OTHER")

@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from car_sched_nb.durations import duration_words
+from car_sched_nb.frames.asked import several
 from car_sched_nb.model import Status, from_us
 from car_sched_nb.when import offset_change_s, offset_s, zone_info, zone_name
 
@@ -195,7 +196,7 @@ def about(task: Any) -> str:
     """Return whose chart it is."""
     if task is None:
         return "all tasks"
-    names = [task] if isinstance(task, str) else [str(one) for one in task]
+    names = several(task, "task")
     return short(", ".join(names), 60)
 
 

@@ -7,7 +7,8 @@ from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from car_sched_nb.errors import InvalidInput
-from car_sched_nb.frames import ids_of
+from car_sched_nb.frames import asked, ids_of
+from car_sched_nb.frames.history import RUNNERS
 from car_sched_nb.model import Task, from_us
 from car_sched_nb.plots import looks, scales
 from car_sched_nb.plots.chart import Axis, Bars, Chart, Mark, Panel, Points, nothing
@@ -111,7 +112,9 @@ def _chosen(
         wanted = {*ids_of(store, namespace, task)}
         found = [one for one in found if one.id in wanted]
     if runner is not None:
-        runners = {runner} if isinstance(runner, str) else {*runner}
+        runners = set(asked.several(runner, "runner"))
+        for one in runners:
+            asked.one_of(one, sorted({*RUNNERS, *(task.runner for task in found)}), "runner")
         found = [one for one in found if one.runner in runners]
     return found
 
@@ -145,8 +148,8 @@ def _counts(coming: Sequence[Coming], now_us: int, end_us: int) -> tuple[int, Ar
     for one in coming:
         counts += np.histogram(one.at_us, edges)[0]
         if one.rest_us:
-            begun = np.clip(one.at_us[-1], edges[:-1], edges[1:])
-            counts += np.maximum(np.minimum(edges[1:], end_us) - begun, 0) / one.rest_us
+            steps = (np.minimum(edges, end_us) - one.at_us[-1]) / one.rest_us
+            counts += np.diff(np.maximum(np.ceil(steps) - 1, 0))  # those before an edge
     return step_us, edges[:-1], counts
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from car_sched_nb.frames import history
+from car_sched_nb.frames.asked import whole
 from car_sched_nb.model import Status, to_us
 from car_sched_nb.plots import looks
 from car_sched_nb.plots.chart import Axis, Bars, Chart, Mark, Panel, Points, nothing
@@ -26,6 +27,7 @@ def timeline(store: SqliteStore, *, limit: int | None, now_us: int, **filters: A
     """Prepare the chart; the filters are those of `frames.history`, the newest 20,000 runs of them are shown."""
     import pandas as pd
 
+    limit = None if limit is None else whole(limit, "limit")
     most = looks.MOST if limit is None else min(limit, looks.MOST)
     asked = most + 1 if limit is None or limit > most else limit
     frame = history(store, limit=asked, columns=_COLUMNS, now_us=now_us, **filters)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any, cast
+from zoneinfo import ZoneInfo
 
 from car_sched_nb.frames import history
 from car_sched_nb.model import Status, from_us
 from car_sched_nb.plots import looks
 from car_sched_nb.plots.chart import Axis, Cells, Chart, Mark, Panel, Points, nothing
 from car_sched_nb.plots.timeline import empty_words
-from car_sched_nb.when import midnight_us, zone_info
+from car_sched_nb.when import midnight_us, read_instant, zone_info
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,12 +41,18 @@ def calendar(store: SqliteStore, *, limit: int | None, now_us: int, since: Any, 
     if frame.empty:
         return nothing(title, empty_words({**filters, "since": since, "until": until}, limit))
     days = frame["scheduled_at"].dt.tz_convert(looks.zone()).dt.date
-    begun = today - timedelta(days=_YEAR - 1) if since is None else min(days)
-    ended = max(days) if until is not None else max(today, *days)
+    begun = today - timedelta(days=_YEAR - 1) if since is None else _day(since, now_us, info)
+    # Its end is not part of a period: until midnight is until the day before.
+    ended = max(today, days.max()) if until is None else max(begun, _day(until, now_us - 1, info))
     begun = max(begun, ended - timedelta(days=_MOST_DAYS))
     ran = frame["status"].isin([str(one) for one in _RAN])
     again = int((ran & (frame["attempt"] > 1) & (days >= begun)).sum())
     return _chart(title, _counts(frame, days), again, begun, ended)
+
+
+def _day(given: Any, now_us: int, info: ZoneInfo) -> date:
+    """Return the local day of a bound that was asked for."""
+    return from_us(read_instant(given, now_us=now_us).at_us).astimezone(info).date()
 
 
 def _counts(frame: pd.DataFrame, days: Any) -> dict[date, dict[str, int]]:
