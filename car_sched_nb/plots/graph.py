@@ -61,7 +61,8 @@ def graph(
     if not tied.tasks:
         whose = "follows another" if task is None else f"is tied with {looks.about(task)}"
         return nothing(title, f"no task {whose}; write %%car_task NAME --after OTHER")
-    known = measured(store, namespace=namespace, since=since, until=until, runner=runner, now_us=now_us)
+    names = sorted({one.name for one in tied.tasks.values() if one})
+    known = measured(store, namespace=namespace, task=names, since=since, until=until, runner=runner, now_us=now_us)
     of = {key: known.get(one.id, Measured()) if one else Measured() for key, one in tied.tasks.items()}
     level = levels(tied.follows)
     path, total_us = critical_path(tied.follows, level, {key: one.median_us or 0.0 for key, one in of.items()})

@@ -122,7 +122,7 @@ def _chosen(
 def _coming(tasks: Sequence[Task], now_us: int, end_us: int) -> list[Coming]:
     import numpy as np
 
-    share = max(100, _MOST // max(1, len(tasks)))
+    share = max(10, _MOST // max(1, len(tasks)))
     found = []
     for task in tasks:
         at_us: list[int] = []
