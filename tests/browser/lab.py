@@ -181,7 +181,7 @@ class Notebook:
         self.refused: list[str] = []  # requests that would have left the machine
         self.errors: list[str] = []  # the page's console errors and uncaught exceptions
         self._context = context
-        self._restarted = False
+        self._fresh = True
         # An expression, because the browser's driver matches it itself: a function would be asked about each request.
         elsewhere = re.compile(rf"^(?!(http|ws)://{re.escape(lab.url.removeprefix('http://'))}/|data:|blob:)")
         context.route(elsewhere, self._refuse)
@@ -206,10 +206,10 @@ class Notebook:
         # Emptied, so that a number in it can only come from this run, also when a restarted kernel counts from 1 again.
         self._prompt(index).evaluate("prompt => { prompt.textContent = '' }")
         self._ask_to_run(index)
-        if wait and self._restarted:
-            # The first request after a restart by the server's API may be lost on its way, without this extension too:
-            # the kernel is idle, and the cell waits for ever.
-            self._restarted = False
+        if wait and self._fresh:
+            # The first request to a kernel that has just begun may be lost on its way, without this extension too: the
+            # kernel is idle, and the cell waits for ever.
+            self._fresh = False
             try:
                 self.wait_for_cell(index, min(timeout_s, 10))
             except AssertionError:
@@ -251,7 +251,7 @@ class Notebook:
 
     def restart(self, timeout_s: float = 30) -> None:
         self.lab.api("POST", f"kernels/{self._kernel()['id']}/restart")
-        self._restarted = True
+        self._fresh = True
         self.wait_idle(timeout_s)
 
     def save(self) -> NotebookNode:
