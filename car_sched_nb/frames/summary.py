@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -84,11 +84,19 @@ class Sums(NamedTuple):
     """Of `failed`."""
 
 
-def sums(store: SqliteStore, ids: Iterable[str], since_us: int) -> dict[str, Sums]:
+def sums(store: SqliteStore, ids: Sequence[str], since_us: int) -> dict[str, Sums]:
     """Return the sums of tasks since an instant, by their ids; a task without any row is not among them."""
-    given = msgspec.json.encode(list(ids)).decode()
-    sql = _SUMS.format(source=_BY_TIME if _are_few(store, since_us) else _WHOLE)
-    return {row[0]: Sums(*row[1:]) for row in store.rows(sql, since_us, given)}
+    return _sums(store, ids, since_us, _are_few(store, since_us))
+
+
+def _sums(store: SqliteStore, ids: Sequence[str], since_us: int, few: bool) -> dict[str, Sums]:
+    return {id_: Sums(*row) for id_, row in _by_task(store, _SUMS, ids, since_us, few).items()}
+
+
+def _by_task(store: SqliteStore, sql: str, ids: Sequence[str], since_us: int, few: bool) -> dict[str, tuple[Any, ...]]:
+    """Return what a query finds of tasks, by their ids; `few`: the rows since then are found by their time."""
+    found = store.rows(sql.format(source=_BY_TIME if few else _WHOLE), since_us, msgspec.json.encode(ids).decode())
+    return {row[0]: row[1:] for row in found}
 
 
 def _are_few(store: SqliteStore, since_us: int) -> bool:
@@ -103,13 +111,10 @@ def summary(store: SqliteStore, namespace: str | None, since_us: int) -> pd.Data
     """
     tasks = records.tasks(store, namespace)
     ids = [task.id for task in tasks]
-    given, few = msgspec.json.encode(ids).decode(), _are_few(store, since_us)
-
-    def by_task(sql: str) -> dict[str, tuple[Any, ...]]:
-        found = store.rows(sql.format(source=_BY_TIME if few else _WHOLE), since_us, given)
-        return {row[0]: row[1:] for row in found}
-
-    totals, failures, middles = sums(store, ids, since_us), by_task(_FAILURES), by_task(_MEDIANS) if few else {}
+    few = _are_few(store, since_us)
+    totals = _sums(store, ids, since_us, few)
+    failures = _by_task(store, _FAILURES, ids, since_us, few)
+    middles = _by_task(store, _MEDIANS, ids, since_us, few) if few else {}
     rows = []
     for task in tasks:
         served, failed, missed, skipped, cancelled, running, tokens, cost, _ = totals.get(task.id, Sums())

@@ -178,11 +178,12 @@ def _words_and_options(
             if position >= len(words):
                 raise InvalidInput(f"{word} needs a value; write: %car {VERBS[verb].usage}")
             value, position = words[position], position + 1
-        before = seen.setdefault(known[word], word)
-        if known[word] not in _SEVERAL and given and known[word] in dict(given):
-            twice = f"{word} is given twice" if before == word else f"{before} and {word} say the same"
+        name = known[word]
+        if name in seen and name not in _SEVERAL:
+            twice = f"{word} is given twice" if seen[name] == word else f"{seen[name]} and {word} say the same"
             raise InvalidInput(f"{twice}; give one of them, once")
-        given.append((known[word], value))
+        seen[name] = word
+        given.append((name, value))
     return names, given
 
 

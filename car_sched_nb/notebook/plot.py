@@ -34,12 +34,8 @@ def timeline(
     The parameters are those of `car.history`. Times are local, what runs is drawn until now. More than 20,000 runs
     are cut to the newest, more than 60 tasks to those that ran last and one row for the others.
     """
-    from car_sched_nb import plots
-
-    filters = {"task": task, "since": since, "until": until, "status": status, "runner": runner}
-    with _opened(store, namespace) as (opened, space):
-        chart = plots.timeline(opened, namespace=space, limit=limit, now_us=_now_us(), **filters)
-    return plots.drawn(chart)
+    asked = {"task": task, "since": since, "until": until, "status": status, "runner": runner, "limit": limit}
+    return _drawn("timeline", store, namespace, asked)
 
 
 def durations(
@@ -58,12 +54,8 @@ def durations(
     95 % of them stayed below; the slowest 5 % have a symbol of their own. Several tasks have a colour and a median
     each: the seven or eight with most runs, the others are grey.
     """
-    from car_sched_nb import plots
-
-    filters = {"task": task, "since": since, "until": until, "status": status, "runner": runner}
-    with _opened(store, namespace) as (opened, space):
-        chart = plots.durations(opened, namespace=space, limit=limit, now_us=_now_us(), **filters)
-    return plots.drawn(chart)
+    asked = {"task": task, "since": since, "until": until, "status": status, "runner": runner, "limit": limit}
+    return _drawn("durations", store, namespace, asked)
 
 
 def calendar(
@@ -81,12 +73,8 @@ def calendar(
     The parameters are those of `car.history`; `since` is 365 days ago when it is not given. A day is one of this
     machine's zone, with as many hours as it has there.
     """
-    from car_sched_nb import plots
-
-    filters = {"task": task, "since": since, "until": until, "status": status, "runner": runner}
-    with _opened(store, namespace) as (opened, space):
-        chart = plots.calendar(opened, namespace=space, limit=limit, now_us=_now_us(), **filters)
-    return plots.drawn(chart)
+    asked = {"task": task, "since": since, "until": until, "status": status, "runner": runner, "limit": limit}
+    return _drawn("calendar", store, namespace, asked)
 
 
 def plan(
@@ -106,11 +94,7 @@ def plan(
     InvalidInput
         For days that are not between 0 and 366.
     """
-    from car_sched_nb import plots
-
-    with _opened(store, namespace) as (opened, space):
-        chart = plots.plan(opened, namespace=space, days=days, task=task, runner=runner, now_us=_now_us())
-    return plots.drawn(chart)
+    return _drawn("plan", store, namespace, {"days": days, "task": task, "runner": runner})
 
 
 def graph(
@@ -126,10 +110,13 @@ def graph(
     `task` shows only whom these tasks follow and who follows them; `since`, `until` and `runner` choose the runs that
     are measured, as in `car.history`.
     """
+    return _drawn("graph", store, namespace, {"task": task, "since": since, "until": until, "runner": runner})
+
+
+def _drawn(name: str, store: str | None, namespace: str | None, asked: dict[str, Any]) -> Any:
+    """Prepare a chart from the store that is meant, and draw it when the store is closed again."""
     from car_sched_nb import plots
 
     with _opened(store, namespace) as (opened, space):
-        chart = plots.graph(
-            opened, namespace=space, task=task, since=since, until=until, runner=runner, now_us=_now_us()
-        )
+        chart = getattr(plots, name)(opened, namespace=space, now_us=_now_us(), **asked)
     return plots.drawn(chart)

@@ -197,21 +197,25 @@ def choose(rows: Query, which: Expired, now_us: int, *, gaps: bool, after: int) 
     What it keeps, it keeps by what is in the store: whoever stops after any of them leaves a history that is right.
     Gaps have to go first.
     """
-    guards = " AND ".join(_GUARDS.values())
-    sql = f"""SELECT e.seq FROM executions e INDEXED BY by_task WHERE e.task_id = ?1 AND e.seq < ?2 AND e.seq > ?5
-        AND e.finished_at < ?3 AND e.status NOT IN ('waiting', 'running')
-        AND {"" if gaps else "NOT"} (e.status IN ('missed', 'skipped')) AND {guards} ORDER BY e.seq LIMIT {_CHOSEN}"""
-    given = (which.task_id, which.below, which.before_us, now_us - _DAY_US, after)
-    return [int(row[0]) for row in rows(sql, *given)]
+    part = f"e.seq > ?5 AND {'' if gaps else 'NOT'} (e.status IN ('missed', 'skipped'))"
+    sql = f"{_may_go(part)} ORDER BY e.seq LIMIT {_CHOSEN}"
+    return [int(row[0]) for row in rows(sql, *_given(which, now_us), after)]
 
 
 def chosen(rows: Query, found: Sequence[Expired], now_us: int) -> list[int]:
     """Return the `seq` of all rows that may go now, while none of them has gone: `choose` may find a few more then."""
+    sql = _may_go()
+    return sorted(int(row[0]) for which in found for row in rows(sql, *_given(which, now_us)))
+
+
+def _may_go(part: str = "TRUE") -> str:
     guards = " AND ".join(_GUARDS.values())
-    sql = f"""SELECT e.seq FROM executions e INDEXED BY by_task WHERE e.task_id = ?1 AND e.seq < ?2
-        AND e.finished_at < ?3 AND e.status NOT IN ('waiting', 'running') AND {guards}"""
-    given = [(which.task_id, which.below, which.before_us, now_us - _DAY_US) for which in found]
-    return sorted(int(row[0]) for one in given for row in rows(sql, *one))
+    return f"""SELECT e.seq FROM executions e INDEXED BY by_task WHERE e.task_id = ?1 AND e.seq < ?2
+        AND e.finished_at < ?3 AND e.status NOT IN ('waiting', 'running') AND {part} AND {guards}"""
+
+
+def _given(which: Expired, now_us: int) -> tuple[str, int, int, int]:
+    return which.task_id, which.below, which.before_us, now_us - _DAY_US
 
 
 _BEGUN_SINCE = """
