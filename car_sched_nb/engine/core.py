@@ -14,8 +14,8 @@ import anyio
 import msgspec
 
 from car_sched_nb.clock import Clock
+from car_sched_nb.collector import MANY, collector
 from car_sched_nb.engine.armed import ON_TIME_US, Armed, Gap, Plan, decide, new_row, settle, transaction
-from car_sched_nb.engine.collector import MANY, collector
 from car_sched_nb.engine.policy import jitter_us
 from car_sched_nb.engine.run import Run, row_execution
 from car_sched_nb.engine.running import Running

@@ -22,6 +22,7 @@ from typing import Any
 
 import anyio
 
+from car_sched_nb.collector import collector
 from car_sched_nb.errors import TaskCancelled
 from car_sched_nb.loops import soon_caller
 
@@ -98,7 +99,11 @@ class Job:
             if self._ended or self.cancelled:
                 return True
             if self.thread_id is not None:
-                if not _raise_in(self.thread_id, force):
+                # A collection within `sys._current_frames()` lets other threads on while it holds a lock of the
+                # interpreter's; the next one that starts or ends waits for ever (CPython before 3.11.9, gh-106883).
+                with collector.stopped():
+                    raised = _raise_in(self.thread_id, force)
+                if not raised:
                     return False
                 # Only then: a body that wakes must meet the exception before its next line.
                 self.wake.release()

@@ -4,7 +4,7 @@ import gc
 
 import pytest
 
-from car_sched_nb.engine.collector import LONGEST_S, MANY, Collector
+from car_sched_nb.collector import LONGEST_S, MANY, Collector
 from tests.unit.world import MINUTE, clock_at, every, leap, running
 
 
@@ -44,7 +44,7 @@ def test_a_collector_that_somebody_switched_off_stays_off():
 
 def test_it_is_held_off_for_half_of_the_time_at_most(monkeypatch: pytest.MonkeyPatch):
     now = 100.0
-    monkeypatch.setattr("car_sched_nb.engine.collector.time.monotonic", lambda: now)
+    monkeypatch.setattr("car_sched_nb.collector.time.monotonic", lambda: now)
     held = Collector()
     held.hold()
     now += LONGEST_S - 0.1
