@@ -16,6 +16,9 @@ from tests.unit.world import HANG_S
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="only /proc tells when a process started")
 
+ME = f"owner {os.getpid()}"
+"""Of this process alone: another one may run these tests at the same time."""
+
 Begin = Callable[..., subprocess.Popen[bytes]]
 
 
@@ -157,11 +160,11 @@ def test_a_script_is_told_to_end_once_and_may_clean_up(begin: Begin, tmp_path: P
 @pytest.mark.parametrize(
     ("values", "ended"),
     [
-        ({"CAR_OWNER": "me", "CAR_GROUP": ""}, True),
-        ({"CAR_OWNER": "me", "CAR_GROUP": "1"}, False),
-        ({"CAR_OWNER": "me"}, False),
-        ({"CAR_OWNER": "me too", "CAR_GROUP": ""}, False),
-        ({"X": "CAR_OWNER=me", "CAR_GROUP": ""}, False),
+        ({"CAR_OWNER": ME, "CAR_GROUP": ""}, True),
+        ({"CAR_OWNER": ME, "CAR_GROUP": "1"}, False),
+        ({"CAR_OWNER": ME}, False),
+        ({"CAR_OWNER": f"{ME} too", "CAR_GROUP": ""}, False),
+        ({"X": f"CAR_OWNER={ME}", "CAR_GROUP": ""}, False),
     ],
     ids=["it waits for its script", "it left its group", "no group", "another owner", "a value that looks like it"],
 )
@@ -169,7 +172,7 @@ def test_an_owners_children_are_those_with_its_mark_and_their_own_group(
     begin: Begin, values: dict[str, str], ended: bool
 ):
     process = begin(env={**os.environ, **values})
-    processes.end_children("me", 0.2)
+    processes.end_children(ME, 0.2)
     if ended:
         assert process.wait(HANG_S) == -signal.SIGTERM
     else:
@@ -180,8 +183,8 @@ def test_what_became_another_users_is_not_waited_for_for_ever(begin: Begin, monk
     def refuse(group: int, signum: int) -> None:
         raise PermissionError
 
-    process = begin(env={**os.environ, "CAR_OWNER": "me", "CAR_GROUP": ""})
+    process = begin(env={**os.environ, "CAR_OWNER": ME, "CAR_GROUP": ""})
     monkeypatch.setattr(os, "killpg", refuse)
     assert not processes.end({process.pid})
-    processes.end_children("me")
+    processes.end_children(ME)
     assert lives(process)
