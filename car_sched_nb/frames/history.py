@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from car_sched_nb.frames import asked, dtypes
+from car_sched_nb.frames.gathered import Kind
 from car_sched_nb.frames.recent import Read, recent
 from car_sched_nb.frames.scan import Column, pieces, scan
 from car_sched_nb.model import Cause, Status, Trigger
@@ -36,37 +38,37 @@ class _Known(NamedTuple):
 class _Shown(NamedTuple):
     """A column of the frame: what is read for it, and how that becomes it."""
 
-    read: Column
-    make: Callable[[Any, _Known], Any]
+    reads: tuple[Column, ...]
+    make: Callable[..., Any]
 
 
 def _text(sql: str, *, usual: str | None = "NULL") -> _Shown:
-    return _Shown(Column(sql, "text", usual), lambda read, known: dtypes.texts(read))
+    return _Shown((Column(sql, "text", usual),), lambda known, read: dtypes.texts(read))
 
 
 def _named(sql: str, names: Callable[[_Known], dict[str, str]]) -> _Shown:
-    return _Shown(Column(sql, "code"), lambda read, known: dtypes.few_texts(read, names(known)))
+    return _Shown((Column(sql, "code"),), lambda known, read: dtypes.few_texts(read, names(known)))
 
 
 def _one_of(sql: str, kind: type[StrEnum], usual: str | None = None) -> _Shown:
-    return _Shown(Column(sql, "code", usual), lambda read, known: dtypes.category(read, kind))
+    return _Shown((Column(sql, "code", usual),), lambda known, read: dtypes.category(read, kind))
 
 
 def _whole(sql: str, usual: str | None = None) -> _Shown:
-    return _Shown(Column(sql, "int", usual), lambda read, known: read)
+    return _Shown((Column(sql, "int", usual),), lambda known, read: read)
 
 
-def _number(sql: str, dtype: str) -> _Shown:
-    return _Shown(Column(sql, "number", "NULL"), lambda read, known: dtypes.nullable(read, dtype))
+def _number(sql: str, kind: Kind) -> _Shown:
+    return _Shown((Column(sql, kind, "NULL"),), lambda known, read: dtypes.nullable(read))
 
 
-_INSTANT = _Shown(Column("", "maybe"), lambda read, known: dtypes.instants(read))
-_LENGTH = _Shown(Column("", "maybe"), lambda read, known: dtypes.lengths(read))
-_FEW = _Shown(Column("", "code"), lambda read, known: dtypes.few_texts(read))
+_INSTANT = _Shown((Column("", "maybe"),), lambda known, read: dtypes.instants(read))
+_LENGTH = _Shown((Column("", "maybe"),), lambda known, read: dtypes.lengths(read))
+_FEW = _Shown((Column("", "code"),), lambda known, read: dtypes.few_texts(read))
 
 
 def _as(shown: _Shown, sql: str) -> _Shown:
-    return shown._replace(read=shown.read._replace(sql=sql))
+    return shown._replace(reads=tuple(column._replace(sql=sql) for column in shown.reads))
 
 
 COLUMNS: dict[str, _Shown] = {
@@ -82,27 +84,30 @@ COLUMNS: dict[str, _Shown] = {
     "started_at": _as(_INSTANT, "e.started_at"),
     "finished_at": _as(_INSTANT, "e.finished_at"),
     "duration": _as(_LENGTH, "e.duration"),
-    "lateness": _as(_LENGTH, "e.started_at - e.scheduled_at"),
+    "lateness": _Shown(
+        (Column("e.scheduled_at", "maybe"), Column("e.started_at", "maybe")),
+        lambda known, scheduled, started: dtypes.between(scheduled, started),
+    ),
     "slots": _whole("e.slots", "1"),
     "cause": _one_of("e.cause", Cause, "'slot'"),
     "reason": _text("coalesce(e.reason, e.wait_reason)"),
     "version": _whole("e.version"),
-    "params": _Shown(Column("e.params", "text", "NULL"), lambda read, known: dtypes.mappings(read)),
+    "params": _Shown((Column("e.params", "text", "NULL"),), lambda known, read: dtypes.mappings(read)),
     "runner": _as(_FEW, "e.runner"),
     "executor": _as(_FEW, "e.executor"),
     "owner": _named("e.owner", lambda known: known.owners),
     "answer": _text("e.answer", usual=None),
     "error": _text("e.error"),
     "error_type": _text("e.error_type"),
-    "turns": _number("e.turns", "Int64"),
-    "tool_calls": _number("e.tool_calls", "Int64"),
-    "tokens_in": _number("e.tokens_in", "Int64"),
-    "tokens_out": _number("e.tokens_out", "Int64"),
-    "cost": _number("e.cost", "Float64"),
+    "turns": _number("e.turns", "maybe"),
+    "tool_calls": _number("e.tool_calls", "maybe"),
+    "tokens_in": _number("e.tokens_in", "maybe"),
+    "tokens_out": _number("e.tokens_out", "maybe"),
+    "cost": _number("e.cost", "number"),
     "model": _text("e.model"),
 }
 
-_PARAMS_TEXT = _Shown(Column("e.params", "text", "NULL"), lambda read, known: dtypes.texts(read.fill_null("{}")))
+_PARAMS_TEXT = _Shown((Column("e.params", "text", "NULL"),), lambda known, read: dtypes.texts(read.fill_null("{}")))
 
 
 def history(
@@ -143,11 +148,15 @@ def history(
 
 
 def _read(store: SqliteStore, source: str, bound: Sequence[Any], shown: dict[str, _Shown], limit: int | None) -> Read:
-    wanted = list(dict.fromkeys(one.read for one in shown.values()))
-    arrays = scan(store, source, bound, wanted, limit)
-    params = dict(zip(wanted, arrays, strict=True)).get(COLUMNS["params"].read)
+    wanted = _wanted(shown)
+    arrays = dict(zip(wanted, scan(store, source, bound, wanted, limit), strict=True))
+    params = arrays.pop(COLUMNS["params"].reads[0], None)
     rest = {name: one for name, one in shown.items() if name != "params"}
-    return Read(_frame(rest, wanted, arrays, _known(store)), params)
+    return Read(_frame(rest, arrays, _known(store)), params)
+
+
+def _wanted(shown: dict[str, _Shown]) -> list[Column]:
+    return list(dict.fromkeys(column for one in shown.values() for column in one.reads))
 
 
 def batches(
@@ -163,22 +172,24 @@ def batches(
         A condition, as `filters` returns it.
     """
     shown = {name: _PARAMS_TEXT if name == "params" else one for name, one in _chosen(columns).items()}
-    wanted = list(dict.fromkeys(one.read for one in shown.values()))
+    wanted = _wanted(shown)
     known = _known(store)
     for piece in pieces(store, f"FROM executions e WHERE {where}", bound, wanted, rows):
-        yield _frame(shown, wanted, piece, known)
+        yield _frame(shown, dict(zip(wanted, piece, strict=True)), known)
 
 
-def _frame(shown: dict[str, _Shown], wanted: list[Column], arrays: list[Any], known: _Known) -> pd.DataFrame:
+def _frame(shown: dict[str, _Shown], arrays: dict[Column, Any], known: _Known) -> pd.DataFrame:
     """Make the frame of what was read; the arrays are let go as soon as they are columns."""
     import pandas as pd
 
     made: dict[str, Any] = {}
-    arrays.reverse()
-    for column in wanted:
-        array = arrays.pop()
-        made |= {name: one.make(array, known) for name, one in shown.items() if one.read == column}
-    made = {name: made[name] for name in shown}
+    left = Counter(column for one in shown.values() for column in one.reads)
+    for name, one in shown.items():
+        made[name] = one.make(known, *(arrays[column] for column in one.reads))
+        left.subtract(one.reads)
+        for column in one.reads:
+            if not left[column]:
+                del arrays[column]
     index = pd.Index(made.pop("execution_id"), name="execution_id")
     if not made:
         return pd.DataFrame(index=index, columns=pd.Index([], dtype="str"))

@@ -8,13 +8,14 @@ Arrow take the texts apart. A second SQLite library on the same file would break
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from car_sched_nb.errors import StoreError
+from car_sched_nb.frames.gathered import NOT_A_TIME, Codes, Gathered, Kind
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,21 +33,29 @@ FEWEST = 1_000
 """Of fewer a thread has no use."""
 
 _THREADS = 2
-Kind = Literal["int", "maybe", "number", "text", "code"]
-Array = Any  # np.ndarray | pa.ChunkedArray
+_PIECE_BYTES = 30_000_000  # with all that is made of it, and less than the most that glibc goes up to by itself
+Array = Any  # np.ndarray | pa.LargeStringArray | Codes
 
 
 class Column(NamedTuple):
     """An SQL expression and how it is read.
 
-    `int` is never NULL, `maybe` has numpy's "not a time" for NULL, `number` is a double or NULL, `text` has no NUL
-    and is NULL when empty, `code` the same with few different ones. `usual` is what most rows have, as an SQL literal:
-    only the others are read then.
+    `int` is never NULL, `maybe` has numpy's "not a time" for NULL, `number` is a double with NaN for NULL, `text` has
+    no NUL and is NULL when empty, `code` the same with few different ones. `usual` is what most rows have, as an SQL
+    literal: only the others are read then.
     """
 
     sql: str
     kind: Kind
     usual: str | None = None
+
+
+class _Piece(NamedTuple):
+    """Columns of some rows: whole, or of those that are not as usual, which are `at` these places."""
+
+    length: int
+    at: np.ndarray[Any, Any]
+    arrays: list[Array]
 
 
 def scan(
@@ -67,8 +76,8 @@ def scan(
     Returns
     -------
     list
-        An array for each column: numpy int64 for `int` and `maybe`, else a `pyarrow.ChunkedArray` of large strings,
-        dictionaries of them, or doubles.
+        A column for each: numpy int64 for `int` and `maybe`, float64 for `number`, a `pyarrow.LargeStringArray` for
+        `text`, `Codes` for `code`.
 
     Raises
     ------
@@ -87,15 +96,32 @@ def scan(
     else:
         columns_read, step, where = list(columns), CHUNK, f"{plain} AND e.seq BETWEEN ? AND ?"
     ranges = [(low, min(low + step - 1, last)) for low in range(first, last + 1, step)]
+    if many:
+        _keep_freed()
+    read = partial(_at_one_instant, store, where, bound, columns_read)
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="car-scan") as pool:
-        pieces = [
-            piece[::-1] for piece in pool.map(partial(_at_one_instant, store, where, bound, columns_read), ranges)
-        ]
-    # Each is taken out of its pieces: nothing is there twice for longer than a column takes.
-    joined = [_joined([piece.pop() for piece in pieces], column.kind) for column in columns]
+        whole = _together(pool.map(read, ranges), columns_read, last + 1 - first)
     if many:
         _give_back()
-    return joined
+    return whole
+
+
+def _together(pieces: Iterable[_Piece], columns: Sequence[Column], most: int) -> list[Array]:
+    gathered = [Gathered(column.kind, column.usual, most) for column in columns]
+    for piece in pieces:
+        for column, array in zip(gathered, piece.arrays, strict=True):
+            column.add(array, piece.length, piece.at)
+    return [column.whole() for column in gathered]
+
+
+def _keep_freed() -> None:
+    """Let malloc use the memory of a piece for the next one, and not return it in between.
+
+    Of glibc's it does so once a block of that size was freed, which some array of a notebook mostly was before.
+    """
+    import numpy as np
+
+    np.empty(_PIECE_BYTES, np.uint8)
 
 
 def _give_back() -> None:
@@ -121,94 +147,74 @@ def pieces(
     indexed, plain = source.replace("{i}", ""), source.replace("{i}", "+")
     count, first, last = view.rows(f"SELECT count(*), min(e.seq), max(e.seq) {indexed}", *bound)[0]
     if count <= min(FEW, rows):
-        every = [column._replace(usual=None) for column in columns]
+        columns = [column._replace(usual=None) for column in columns]
         seqs = (first, last) if count else (1, 0)
-        found = iter([_piece(view, f"{indexed} AND +e.seq BETWEEN ? AND ?", bound, every, seqs)])
+        found = iter([_piece(view, f"{indexed} AND +e.seq BETWEEN ? AND ?", bound, columns, seqs)])
     else:
         where, starts = f"{plain} AND e.seq BETWEEN ? AND ?", range(first, last + 1, rows)
         found = (_piece(view, where, bound, columns, (low, low + rows - 1)) for low in starts)
     for piece in found:
-        yield [_joined([array], column.kind) for array, column in zip(piece, columns, strict=True)]
+        yield _together([piece], columns, piece.length)
 
 
 def _at_one_instant(
     store: SqliteStore, where: str, bound: Sequence[Any], columns: Sequence[Column], seqs: tuple[int, int]
-) -> list[Array]:
+) -> _Piece:
     with store.snapshot() as view:
         return _piece(view, where, bound, columns, seqs)
 
 
 def _piece(
     view: Readable, where: str, bound: Sequence[Any], columns: Sequence[Column], seqs: tuple[int, int]
-) -> list[Array]:
+) -> _Piece:
     """Read the rows of a range of `seq`."""
     values = (*bound, *seqs)
-    dense = [column for column in columns if column.usual is None]
     sparse = [column for column in columns if column.usual is not None]
-    rows, *found = _read(view, where, values, dense)
-    order = None
-    if len(rows) > 1 and not (rows[1:] > rows[:-1]).all():
-        order = rows.argsort()
-        rows, found = rows[order], [_taken(one, order) for one in found]
-    filled = iter(_unusual(view, where, values, sparse, rows))
-    dense_found = iter(found)
-    return [next(dense_found if column.usual is None else filled) for column in columns]
-
-
-def _read(view: Readable, where: str, values: Sequence[Any], columns: Sequence[Column]) -> list[Array]:
-    """Return `seq` and the columns of the rows that are found, in any order."""
-    wanted = [Column("e.seq", "int"), *columns]
-    texts = ", ".join(f"CAST({_SQL[column.kind].format(column.sql)} AS BLOB)" for column in wanted)
-    count, *joined = view.rows(f"SELECT count(*), {texts} {where}", *values)[0]
-    return [_READ[column.kind](text or b"", count) for column, text in zip(wanted, joined, strict=True)]
+    rows, *found = _read(view, where, values, [column for column in columns if column.usual is None])
+    at, others = _unusual(view, where, values, sparse, rows) if sparse else (rows[:0], [])
+    dense, rest = iter(found), iter(others)
+    return _Piece(len(rows), at, [next(dense if column.usual is None else rest) for column in columns])
 
 
 def _unusual(
     view: Readable, where: str, values: Sequence[Any], columns: Sequence[Column], rows: np.ndarray[Any, Any]
-) -> list[Array]:
-    """Read the columns that mostly have their usual value, where they have another."""
+) -> tuple[np.ndarray[Any, Any], list[Array]]:
+    """Read the columns that mostly have their usual value, where one has another; return which of `rows` those are."""
     import numpy as np
-    import pyarrow as pa
-    import pyarrow.compute as pc
 
-    if not columns:
-        return []
     other = " OR ".join(f"{column.sql} IS NOT {column.usual}" for column in columns)
-    seqs, *found = _read(view, f"{where} AND ({other})", values, columns)
-    at = np.searchsorted(rows, seqs)
-    filled: list[Array] = []
-    places: pa.Array | None = None
-    for column, one in zip(columns, found, strict=True):
-        if column.kind in ("int", "maybe"):
-            whole = np.full(len(rows), int(str(column.usual)), np.int64)
-            whole[at] = one
-            filled.append(whole)
-            continue
-        if places is None:
-            index = np.full(len(rows), -1, np.int64)
-            index[at] = np.arange(at.size)
-            places = pa.array(index, mask=index < 0)
-        taken = pc.take(one, places, memory_pool=pa.system_memory_pool())
-        if column.usual != "NULL":
-            taken = taken.cast(pa.large_string()).fill_null(str(column.usual).strip("'"))
-            taken = taken.dictionary_encode() if column.kind == "code" else taken
-        filled.append(taken)
-    return filled
+    found, *arrays = _read(view, f"{where} AND ({other})", values, columns)
+    return np.asarray(np.searchsorted(rows, found)), arrays
+
+
+def _read(view: Readable, where: str, values: Sequence[Any], columns: Sequence[Column]) -> list[Array]:
+    """Return `seq` and the columns of the rows that are found, in the order of `seq`."""
+    wanted = [Column("e.seq", "int"), *columns]
+    texts = ", ".join(f"CAST({_SQL[column.kind].format(column.sql)} AS BLOB)" for column in wanted)
+    count, *joined = view.rows(f"SELECT count(*), {texts} {where}", *values)[0]
+    found = [_READ[column.kind](text or b"", count) for column, text in zip(wanted, joined, strict=True)]
+    seqs = found[0]
+    if (seqs[1:] > seqs[:-1]).all():
+        return found
+    order = seqs.argsort()
+    return [_taken(one, order) for one in found]
 
 
 def _taken(one: Array, order: np.ndarray[Any, Any]) -> Array:
     import numpy as np
     import pyarrow as pa
 
+    if isinstance(one, Codes):
+        return Codes(one.places[order], one.texts)
     return one[order] if isinstance(one, np.ndarray) else one.take(pa.array(order))
 
 
 _SQL = {
     "int": "group_concat({0})",
-    "maybe": "group_concat(coalesce({0}, -9223372036854775808))",
-    "number": "group_concat(coalesce({0}, ''), char(0))",
-    "text": "group_concat(coalesce({0}, ''), char(0))",
-    "code": "group_concat(coalesce({0}, ''), char(0))",
+    "maybe": f"group_concat(coalesce({{0}}, {NOT_A_TIME}))",
+    "number": "group_concat(coalesce({0}, ''), x'00')",
+    "text": "group_concat(coalesce({0}, ''), x'00')",
+    "code": "group_concat(coalesce({0}, ''), x'00')",
 }
 
 
@@ -244,16 +250,14 @@ def _texts(text: bytes, count: int) -> pa.Array:
     )
 
 
-# Arrow's own pool takes fresh pages for each piece; the system's has those of the pieces before: a sixth less time.
-
-
-def _numbers(text: bytes, count: int) -> pa.Array:
+def _numbers(text: bytes, count: int) -> np.ndarray[Any, Any]:
     import pyarrow as pa
 
-    return _texts(text, count).cast(pa.float64(), memory_pool=pa.system_memory_pool())
+    found: np.ndarray[Any, Any] = _texts(text, count).cast(pa.float64()).to_numpy(zero_copy_only=False)
+    return found
 
 
-def _codes(text: bytes, count: int) -> pa.Array:
+def _codes(text: bytes, count: int) -> Codes:
     import numpy as np
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -261,22 +265,11 @@ def _codes(text: bytes, count: int) -> pa.Array:
     first, _, _ = text.partition(b"\0")
     if first and len(text) == (len(first) + 1) * count - 1 and text == b"\0".join([first] * count):
         # All rows have the same: mostly so, and a tenth of the work.
-        only = pa.array([first.decode()], pa.large_string())
-        return pa.DictionaryArray.from_arrays(np.zeros(count, np.int32), only)
-    return pc.dictionary_encode(_texts(text, count), memory_pool=pa.system_memory_pool())
+        return Codes(np.zeros(count, np.int32), [first.decode()])
+    # Arrow's own pool takes fresh pages for each piece; the system's has those of the pieces before.
+    encoded = pc.dictionary_encode(_texts(text, count), memory_pool=pa.system_memory_pool())
+    places = encoded.indices.fill_null(-1) if encoded.null_count else encoded.indices
+    return Codes(places.to_numpy(), encoded.dictionary.to_pylist())
 
 
 _READ = {"int": _integers, "maybe": _integers, "number": _numbers, "text": _texts, "code": _codes}
-
-
-def _joined(pieces: list[Array], kind: Kind) -> Array:
-    import numpy as np
-    import pyarrow as pa
-
-    if kind in ("int", "maybe"):
-        return np.concatenate(pieces) if pieces else np.empty(0, np.int64)
-    if kind == "code":
-        return pa.chunked_array(pieces, pa.dictionary(pa.int32(), pa.large_string())).unify_dictionaries(
-            memory_pool=pa.system_memory_pool()
-        )
-    return pa.chunked_array(pieces, pa.float64() if kind == "number" else pa.large_string())
