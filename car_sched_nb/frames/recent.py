@@ -132,7 +132,9 @@ def _exposed(column: pd.Series[Any]) -> np.ndarray[Any, Any] | None:
         places = (ctypes.c_char * texts.nbytes).from_address(texts.ctypes.data) if texts.nbytes else b""
         return np.frombuffer(places, np.uint8)
     if isinstance(dtype, pd.Int64Dtype):
-        return np.asarray(array.to_numpy("int64", na_value=-1))
+        import pyarrow as pa
+
+        return np.frombuffer(pa.array(array).buffers()[1] or b"", np.int64)
     return None
 
 

@@ -100,13 +100,18 @@ def scan(
         _keep_freed()
     read = partial(_at_one_instant, store, where, bound, columns_read)
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="car-scan") as pool:
-        whole = _together(pool.map(read, ranges), columns_read, last + 1 - first)
+        found = pool.map(read, ranges)
+        # Of a few rows most of the range is others: memory for all of it would cost more than they do.
+        whole = _together(found, columns_read, last + 1 - first) if many else _together(list(found), columns_read)
     if many:
         _give_back()
     return whole
 
 
-def _together(pieces: Iterable[_Piece], columns: Sequence[Column], most: int) -> list[Array]:
+def _together(pieces: Iterable[_Piece], columns: Sequence[Column], most: int | None = None) -> list[Array]:
+    """Put pieces of so many rows at most together, or, when they are all there, of as many as they have."""
+    if most is None:
+        most = sum(piece.length for piece in pieces)
     gathered = [Gathered(column.kind, column.usual, most) for column in columns]
     for piece in pieces:
         for column, array in zip(gathered, piece.arrays, strict=True):
@@ -154,7 +159,7 @@ def pieces(
         where, starts = f"{plain} AND e.seq BETWEEN ? AND ?", range(first, last + 1, rows)
         found = (_piece(view, where, bound, columns, (low, low + rows - 1)) for low in starts)
     for piece in found:
-        yield _together([piece], columns, piece.length)
+        yield _together([piece], columns)
 
 
 def _at_one_instant(
