@@ -38,7 +38,9 @@ def few_texts(read: Codes, names: Mapping[str, str] | None = None) -> Any:
     shared[-1] = missing  # where -1 points to
     if not isinstance(dtype, pd.StringDtype):
         return shared[read.places]
-    # Only these few are checked to be text: to check each row would hold Python's lock for long.
+    # Python's lock is held for each column from here to its end: so only these few texts are checked to be text, and
+    # the memory for all rows, which malloc takes again, has been touched before.
+    np.empty(len(read.places), np.int64).fill(0)
     return pd.array(shared, dtype=pd.StringDtype("python", na_value=dtype.na_value)).take(read.places)
 
 
