@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from car_sched_nb.frames.gathered import NOT_A_TIME, Codes
+from car_sched_nb.frames.gathered import NOT_A_TIME, Codes, touch
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,9 +38,8 @@ def few_texts(read: Codes, names: Mapping[str, str] | None = None) -> Any:
     shared[-1] = missing  # where -1 points to
     if not isinstance(dtype, pd.StringDtype):
         return shared[read.places]
-    # Python's lock is held for each column from here to its end: so only these few texts are checked to be text, and
-    # the memory for all rows, which malloc takes again, has been touched before.
-    np.empty(len(read.places), np.int64).fill(0)
+    # Only these few are checked to be text: to check each row would hold Python's lock for long.
+    touch(len(read.places))
     return pd.array(shared, dtype=pd.StringDtype("python", na_value=dtype.na_value)).take(read.places)
 
 
@@ -92,6 +91,7 @@ def mappings(read: pa.LargeStringArray) -> np.ndarray[Any, Any]:
     """Return JSON objects; rows of the same text have the same object."""
     import numpy as np
 
+    touch(len(read))
     if read.null_count == len(read):
         return np.full(len(read), {}, object)
     encoded = read.dictionary_encode()

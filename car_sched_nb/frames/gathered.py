@@ -23,8 +23,18 @@ NOT_A_TIME = -(2**63)
 class Codes(NamedTuple):
     """Text of which there are few different ones: which of the texts each row has, -1 for NULL."""
 
-    places: np.ndarray[Any, np.dtype[np.int32]]
+    places: Ints
     texts: list[str]
+
+
+def touch(count: int) -> None:
+    """Touch memory for so many objects, and leave it to the next who asks for as much.
+
+    Whoever makes an array of objects holds Python's lock meanwhile: fresh pages make that several times as long.
+    """
+    import numpy as np
+
+    np.empty(count, np.int64).fill(0)
 
 
 Piece = Any  # an array of int64 or float64, a pa.LargeStringArray, or Codes
@@ -156,7 +166,7 @@ class _Codes:
     def __init__(self, most: int) -> None:
         import numpy as np
 
-        self._places = np.empty(most, np.int32)
+        self._places = np.empty(most, np.int64)
         self._known: dict[str, int] = {}
         self._count = 0
 
@@ -166,7 +176,7 @@ class _Codes:
         known = self._known
         place = [known.setdefault(value, len(known)) for value in piece.texts]
         into = self._places[self._count : self._count + len(piece.places)]
-        np.take(np.array([*place, -1], np.int32), piece.places, out=into, mode="wrap")  # the last one for -1
+        np.take(np.array([*place, -1], np.int64), piece.places, out=into, mode="wrap")  # the last one for -1
         self._count += len(piece.places)
 
     def whole(self) -> Codes:
@@ -175,7 +185,7 @@ class _Codes:
     def among(self, usual: str, at: Ints, count: int) -> Codes:
         import numpy as np
 
-        whole = np.zeros(count, np.int32)
+        whole = np.zeros(count, np.int64)
         others = self._places[: self._count]
         whole[at] = np.where(others < 0, others, others + 1)
         return Codes(whole, [usual.strip("'"), *self._known])

@@ -10,6 +10,8 @@ import zlib
 from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from car_sched_nb.frames.gathered import touch
+
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
@@ -143,7 +145,12 @@ def _apart(frame: pd.DataFrame) -> pd.DataFrame:
     import pandas as pd
 
     columns = {name: frame[name] for name in frame.columns}
-    made = {name: one if _exposed(one) is None else one.array.copy() for name, one in columns.items()}
+    made: dict[Any, Any] = {}
+    for name, one in columns.items():
+        made[name] = one
+        if _exposed(one) is not None:
+            touch(len(one))
+            made[name] = one.array.copy()
     return pd.DataFrame(made, index=frame.index, columns=frame.columns, copy=False)
 
 

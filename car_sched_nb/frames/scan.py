@@ -270,11 +270,11 @@ def _codes(text: bytes, count: int) -> Codes:
     first, _, _ = text.partition(b"\0")
     if first and len(text) == (len(first) + 1) * count - 1 and text == b"\0".join([first] * count):
         # All rows have the same: mostly so, and a tenth of the work.
-        return Codes(np.zeros(count, np.int32), [first.decode()])
+        return Codes(np.zeros(count, np.int64), [first.decode()])
     # Arrow's own pool takes fresh pages for each piece; the system's has those of the pieces before.
     encoded = pc.dictionary_encode(_texts(text, count), memory_pool=pa.system_memory_pool())
     places = encoded.indices.fill_null(-1) if encoded.null_count else encoded.indices
-    return Codes(places.to_numpy(), encoded.dictionary.to_pylist())
+    return Codes(places.to_numpy().astype(np.int64), encoded.dictionary.to_pylist())
 
 
 _READ = {"int": _integers, "maybe": _integers, "number": _numbers, "text": _texts, "code": _codes}
