@@ -8,6 +8,9 @@ Arrow take the texts apart. A second SQLite library on the same file would break
 from __future__ import annotations
 
 import ctypes
+import os
+import sys
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -99,7 +102,7 @@ def scan(
     if many:
         _keep_freed()
     read = partial(_at_one_instant, store, where, bound, columns_read)
-    with ThreadPoolExecutor(_THREADS, thread_name_prefix="car-scan") as pool:
+    with ThreadPoolExecutor(_THREADS, "car-scan", _step_back) as pool:
         found = pool.map(read, ranges)
         # Of a few rows most of the range is others: memory for all of it would cost more than they do.
         whole = _together(found, columns_read, last + 1 - first) if many else _together(list(found), columns_read)
@@ -117,6 +120,13 @@ def _together(pieces: Iterable[_Piece], columns: Sequence[Column], most: int | N
         for column, array in zip(gathered, piece.arrays, strict=True):
             column.add(array, piece.length, piece.at)
     return [column.whole() for column in gathered]
+
+
+def _step_back() -> None:
+    """Let other threads of this machine on first; of those of a process only Linux lets one be nicer."""
+    if sys.platform == "linux":
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
 
 
 def _keep_freed() -> None:
