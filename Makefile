@@ -12,7 +12,7 @@ LOCKED := --extra lab --extra agents --extra local --extra notebooks --extra not
 PEERS := apscheduler3 apscheduler4 dbos huey readers
 
 # What speaks to pandas: its dtypes differ from 2 to 3.
-FRAMES := $(addprefix tests/unit/test_,frames.py slots.py history_model.py)
+FRAMES := $(addprefix tests/unit/test_,frames.py scan.py slots.py history_model.py)
 
 .PHONY: demo test test-long test-pandas22 lab bench lint lock clean browser
 
