@@ -61,9 +61,9 @@ class Gathered:
 
         if self._kind == "text":
             return _Texts(most)
-        return (
-            _Codes(most) if self._kind == "code" else _Numeric(most, np.float64 if self._kind == "number" else np.int64)
-        )
+        if self._kind == "code":
+            return _Codes(most)
+        return _Numeric(most, np.float64 if self._kind == "number" else np.int64)
 
     def add(self, piece: Piece, count: int, at: Ints) -> None:
         """Take a piece of `count` rows; those that are not as usual are `at` these places of it."""
