@@ -62,7 +62,8 @@ _TAKES = frozenset(
     "release start".split()
 )
 """Functions there that take or give back a lock without a `with`, or start a thread."""
-_START = threading.Thread.start.__code__
+_real_start = threading.Thread.start
+_START = _real_start.__code__
 _WAIT = threading.Condition.wait.__code__
 _GUARDED = dis.Bytecode(_WAIT).exception_entries[0]  # type: ignore[attr-defined]  # its stubs lack it
 """The `try` in which a wait is blocked; its `finally` puts all right. Events, queues and futures wait there."""
@@ -83,6 +84,8 @@ class Job:
         """The exception has been raised, or the body will not begin."""
         self.wake = threading.Lock()
         self.wake.acquire()
+        self.wanted = False
+        """A cancel has come while the body was where an exception would do harm."""
         self.bell: threading.Lock | None = None
         """What the body waits for in `wait_for`."""
         self.result: Any = _UNSET
@@ -104,6 +107,7 @@ class Job:
                 with collector.stopped():
                     raised = _raise_in(self.thread_id, force)
                 if not raised:
+                    self.wanted = True
                     return False
                 # Only then: a body that wakes must meet the exception before its next line.
                 self.wake.release()
@@ -113,6 +117,15 @@ class Job:
                         bell.release()
             self.cancelled = True
         return True
+
+    def arrive(self) -> None:
+        """Raise what a cancel could not, at a place in the body where it does no harm."""
+        with self._lock:
+            if not self.wanted or self.cancelled or self._ended:
+                return
+            self.cancelled = True
+            self.wake.release()
+        raise TaskCancelled
 
     def dropped(self) -> None:
         """The interpreter has dropped the exception, and the body has never seen it: it may be raised again."""
@@ -177,6 +190,10 @@ def _raise_in(thread_id: int, force: bool) -> bool:
         elif code.co_name == "__del__" and not force:
             return False  # the interpreter would drop it
         _set_async_exc(thread_id, _TASK_CANCELLED)
+        if code is _WAIT:
+            # Its lock ends the wait, as `notify` does; it may have been released already, or be acquired and of no use.
+            with contextlib.suppress(RuntimeError):
+                frame.f_locals["waiter"].release()
         break
     return True
 
@@ -198,6 +215,14 @@ def _sleep(seconds: float, /) -> None:
     else:
         # A bare lock, because its wait is one call into C: an Event's is Python code that must not be cut in two.
         job.wake.acquire(timeout=min(seconds, threading.TIMEOUT_MAX))
+
+
+def _start(self: threading.Thread) -> None:
+    """`Thread.start`, at whose end a cancel arrives that met a body in the middle of it; some are hardly elsewhere."""
+    _real_start(self)
+    job = _here.job
+    if job is not None and job.wanted and sys._getframe(1).f_code.co_filename not in _DELICATE:  # noqa: SLF001
+        job.arrive()
 
 
 def wait_for(bell: threading.Lock, timeout_s: float) -> bool:
@@ -228,9 +253,10 @@ def _follow_dropped() -> None:
 
 
 def _prepare() -> None:
-    """Take the place of `time.sleep` and listen for dropped exceptions, the first time that it is called."""
+    """Take the place of `time.sleep` and `Thread.start`, and listen for dropped exceptions; the first time only."""
     if time.sleep is _real_sleep:
         time.sleep = _sleep  # type: ignore[assignment]
+        threading.Thread.start = _start  # type: ignore[method-assign]
         _follow_dropped()
 
 

@@ -113,42 +113,42 @@ def _mark(frame: pd.DataFrame) -> int:
     """Return a number that is another when somebody has changed what pandas gives away."""
     mark = 1
     for name in frame.columns:
-        exposed = _exposed(frame[name])
-        if exposed is not None:
+        for exposed in _exposed(frame[name]):
             mark = zlib.adler32(exposed.data, mark)
     return mark
 
 
-def _exposed(column: pd.Series[Any]) -> np.ndarray[Any, Any] | None:
-    """Return the memory of a column that can be changed through an array, of texts where they lie; else None."""
+def _exposed(column: pd.Series[Any]) -> list[np.ndarray[Any, Any]]:
+    """Return what of a column can be changed past pandas, of texts where they lie; nothing of what Arrow holds."""
     import numpy as np
     import pandas as pd
 
     dtype, array = column.dtype, column.array
     if isinstance(dtype, pd.CategoricalDtype):
-        return np.asarray(array.codes)
+        return [np.asarray(array.codes)]
     if isinstance(dtype, pd.DatetimeTZDtype):
-        return np.asarray(array.asi8)
-    if isinstance(dtype, pd.StringDtype) and dtype.storage == "python":
+        return [np.asarray(array.asi8)]
+    if isinstance(dtype, pd.StringDtype):
+        if dtype.storage != "python":
+            return []
         texts = array.to_numpy()
         places = (ctypes.c_char * texts.nbytes).from_address(texts.ctypes.data) if texts.nbytes else b""
-        return np.frombuffer(places, np.uint8)
-    if isinstance(dtype, pd.Int64Dtype):
+        return [np.frombuffer(places, np.uint8)]
+    if isinstance(dtype, pd.Int64Dtype | pd.Float64Dtype):
         import pyarrow as pa
 
-        return np.frombuffer(pa.array(array).buffers()[1] or b"", np.int64)
-    return None
+        return [np.frombuffer(pa.array(array).buffers()[1] or b"", np.int64), np.asarray(array.isna())]
+    return [np.asarray(array).view(np.int64)]
 
 
 def _apart(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return a frame whose changes reach no other; what only pandas itself can change is shared until then."""
+    """Return a frame whose changes reach no other; what nobody can change is shared."""
     import pandas as pd
 
-    columns = {name: frame[name] for name in frame.columns}
     made: dict[Any, Any] = {}
-    for name, one in columns.items():
-        made[name] = one
-        if _exposed(one) is not None:
+    for name in frame.columns:
+        made[name] = one = frame[name]
+        if _exposed(one):
             touch(len(one))
             made[name] = one.array.copy()
     return pd.DataFrame(made, index=frame.index, columns=frame.columns, copy=False)

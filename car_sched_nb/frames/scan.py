@@ -11,11 +11,14 @@ import ctypes
 import os
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+import apsw
 
 from car_sched_nb.errors import StoreError
 from car_sched_nb.frames.gathered import NOT_A_TIME, Codes, Gathered, Kind
@@ -99,16 +102,27 @@ def scan(
     else:
         columns_read, step, where = list(columns), CHUNK, f"{plain} AND e.seq BETWEEN ? AND ?"
     ranges = [(low, min(low + step - 1, last)) for low in range(first, last + 1, step)]
+    import numpy as np
+
     if many:
         _keep_freed()
     read = partial(_at_one_instant, store, where, bound, columns_read)
     with ThreadPoolExecutor(_THREADS, "car-scan", _step_back) as pool:
-        found = pool.map(read, ranges)
+        found = chain.from_iterable(pool.map(partial(_in_parts, read), ranges))
         # Of a few rows most of the range is others: memory for all of it would cost more than they do.
         whole = _together(found, columns_read, last + 1 - first) if many else _together(list(found), columns_read)
     if many:
         _give_back()
+    if limit is not None and whole and len(_rows_of(whole[0])) > limit:
+        # Some became what is asked for after the range was found.
+        kept = np.arange(len(_rows_of(whole[0])))[-limit:]
+        return [_taken(one, kept) for one in whole]
     return whole
+
+
+def _rows_of(column: Array) -> Any:
+    """Return what has the length of a column."""
+    return column.places if isinstance(column, Codes) else column
 
 
 def _together(pieces: Iterable[_Piece], columns: Sequence[Column], most: int | None = None) -> list[Array]:
@@ -164,11 +178,12 @@ def pieces(
     if count <= min(FEW, rows):
         columns = [column._replace(usual=None) for column in columns]
         seqs = (first, last) if count else (1, 0)
-        found = iter([_piece(view, f"{indexed} AND +e.seq BETWEEN ? AND ?", bound, columns, seqs)])
+        where, ranges = f"{indexed} AND +e.seq BETWEEN ? AND ?", [seqs]
     else:
-        where, starts = f"{plain} AND e.seq BETWEEN ? AND ?", range(first, last + 1, rows)
-        found = (_piece(view, where, bound, columns, (low, low + rows - 1)) for low in starts)
-    for piece in found:
+        where = f"{plain} AND e.seq BETWEEN ? AND ?"
+        ranges = [(low, low + rows - 1) for low in range(first, last + 1, rows)]
+    read = partial(_piece, view, where, bound, columns)
+    for piece in chain.from_iterable(map(partial(_in_parts, read), ranges)):
         yield _together([piece], columns)
 
 
@@ -177,6 +192,18 @@ def _at_one_instant(
 ) -> _Piece:
     with store.snapshot() as view:
         return _piece(view, where, bound, columns, seqs)
+
+
+def _in_parts(read: Callable[[tuple[int, int]], _Piece], seqs: tuple[int, int]) -> list[_Piece]:
+    """Read a range of `seq`, in halves where its texts together are longer than SQLite lets one be."""
+    low, high = seqs
+    try:
+        return [read(seqs)]
+    except apsw.TooBigError as error:
+        if low >= high:
+            raise StoreError(f"the texts of the execution with seq {low} are too long to be read") from error
+    middle = (low + high) // 2
+    return [*_in_parts(read, (low, middle)), *_in_parts(read, (middle + 1, high))]
 
 
 def _piece(

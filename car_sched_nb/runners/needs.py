@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import builtins
 import re
+import symtable
 from typing import NamedTuple
 
 _DYNAMIC = frozenset({"exec", "eval", "globals", "locals", "vars", "NameError", "get_ipython"})
@@ -17,7 +18,7 @@ def needs(tree: ast.Module) -> frozenset[str]:
     """Return the names that must be there before a body can run; none when its text cannot tell."""
     reader = _Reader()
     reader.visit(tree)
-    read = reader.needed | {name for node in reader.later for name in _loads(node) - _binds(node) - reader.bound}
+    read = reader.needed | {name for node in reader.later for name in _reads_outside(node) - reader.bound}
     if reader.star or (read | reader.read) & _DYNAMIC:
         return frozenset()
     return frozenset(name for name in read - _ALWAYS if not hasattr(builtins, name))
@@ -41,7 +42,7 @@ def reads(tree: ast.Module) -> Reads:
     found = []
     for reader in (_Reader(), _Careful()):
         reader.visit(tree)
-        later = {name for node in reader.later for name in _loads(node) - _binds(node) - reader.bound}
+        later = {name for node in reader.later for name in _reads_outside(node) - reader.bound}
         found.append(reader.needed | later)
     surely, perhaps = found
     if _loads(tree) & _DYNAMIC - {"NameError"}:
@@ -199,6 +200,17 @@ class _Careful(_Reader):
         before = set(self.bound)
         super().visit_match_case(node)
         self.bound = before
+
+
+def _reads_outside(function: ast.AST) -> set[str]:
+    """Return the names that a function reads and neither it nor one around them within it binds."""
+    tables = symtable.symtable(ast.unparse(function), "<body>", "exec").get_children()
+    found: set[str] = set()
+    while tables:
+        table = tables.pop()
+        tables += table.get_children()
+        found |= {one.get_name() for one in table.get_symbols() if one.is_global() and one.is_referenced()}
+    return found
 
 
 def _loads(tree: ast.AST) -> set[str]:

@@ -536,7 +536,7 @@ def off_by_one(source: str) -> str:
     [
         (off_by_one, {"since": clock_at().now_us() + 60_000_000}),
         (off_by_one, {"until": clock_at().now_us() + 60_000_000}),
-        (lambda source: source.replace("LIMIT ?", "LIMIT ? + 1"), {"limit": 5}),
+        (lambda source: source.replace("LIMIT ?", "LIMIT ? - 1"), {"limit": 5}),
         (lambda source: source.replace("DESC LIMIT", "LIMIT"), {"limit": 5}),
         (lambda source: source.replace("e.runner = ?", "e.runner != ?"), {"runner": RUNNERS[1]}),
         (lambda source: source.replace("e.seq BETWEEN ? AND ?", "e.seq BETWEEN ? + 1 AND ?"), {}),

@@ -157,6 +157,9 @@ def test_what_pandas_gives_away_is_nobody_elses(filled: SqliteStore):
         lambda frame: frame["started_at"].array.__setitem__(0, pd.Timestamp(0, tz="UTC")),
         lambda frame: frame["tokens_in"].array.__setitem__(0, 5),
         lambda frame: frame["owner"].array.__setitem__(0, "other"),
+        lambda frame: frame["cost"].array.__setitem__(0, 9.0),
+        lambda frame: frame["attempt"].array.__setitem__(0, 99),
+        lambda frame: frame["duration"].array.__setitem__(0, pd.Timedelta(5, "s")),
     ]
     for change in changes:
         before, mine = history(filled), history(filled)

@@ -2,8 +2,10 @@
 
 import random
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import apsw
 import pandas as pd
 import pytest
 
@@ -146,3 +148,25 @@ def test_what_is_gathered_at_a_wrong_place_is_caught_by_this_test(
     monkeypatch.setattr(gathered.Gathered, "add", shifted)
     read = frames.history(store, columns=["attempt"], now_us=0)["attempt"].tolist()
     assert read != by_plain_query(store, "TRUE")["attempt"]
+
+
+@pytest.mark.parametrize("few", [True, False], ids=["by the index", "in pieces"])
+def test_texts_that_are_too_long_together_are_read_in_parts(path: Path, monkeypatch: pytest.MonkeyPatch, few: bool):
+    real = SqliteStore._connect
+
+    def narrow(self: SqliteStore, read: bool = False) -> apsw.Connection:
+        connection = real(self, read)
+        if read:
+            connection.limit(apsw.SQLITE_LIMIT_LENGTH, 60_000)  # as a billion is for a million long answers
+        return connection
+
+    monkeypatch.setattr(SqliteStore, "_connect", narrow)
+    if not few:
+        monkeypatch.setattr(scan, "FEW", 0)
+    store = SqliteStore(path)
+    store.migrate()
+    chance = random.Random(7)
+    filled(store, [random_row(chance, seq, tasks=3) | {"answer": "語" * 4_000} for seq in range(1, 100)])
+    assert as_plain(frames.history(store, now_us=0)) == by_plain_query(store, "TRUE")
+    assert as_plain(pieces_of(store)) == by_plain_query(store, "TRUE")
+    store.close()

@@ -258,6 +258,23 @@ def starts_threads(w: Witness) -> None:
         w.left += 1
 
 
+def waits(w: Witness) -> None:
+    w.count += 1
+    threading.Event().wait()
+
+
+def waits_for_a_queue(w: Witness) -> None:
+    w.count += 1
+    queue.Queue[int]().get(timeout=3600)
+
+
+def starts_thread_after_thread(w: Witness) -> None:
+    while True:
+        w.count += 1
+        w.threads[:] = [threading.Thread(target=int)]
+        w.threads[0].start()
+
+
 BODIES: list[Callable[[Witness], Any]] = [
     computes,
     ends_soon,
@@ -284,4 +301,7 @@ BODIES: list[Callable[[Witness], Any]] = [
     fails_soon,
     exits,
     starts_threads,
+    waits,
+    waits_for_a_queue,
+    starts_thread_after_thread,
 ]
