@@ -75,7 +75,9 @@ async def test_the_newest_of_a_task_stay_and_the_others_go_by_the_hour(store: Sq
         await s.add(every("10m", "other"))
         for _ in range(6):
             await pass_time(HOUR, s)
-            await come_true(lambda: len(slots(s)) <= 11)  # it takes real time, in which no more hours pass
+            # It takes real time, in which no more hours pass. Its next hour may begin late, when time went on before
+            # it had ended: two hours of slots are there at most, and those that it keeps.
+            await come_true(lambda: len(slots(s)) <= 17)
         told = await ear.hears("removed")
         assert told.task.name == "task"
         assert told.text.endswith("removed by --keep 5")
