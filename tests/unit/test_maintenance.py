@@ -146,10 +146,10 @@ async def test_files_whose_rows_went_before_a_crash_are_removed_by_the_next(path
         for _ in range(3):
             await s.run_now((await s.define(Task("task", "seq 60000", runner="shell", keep="1"))).task.name)
             await s.wait()
-        (which,) = retention.expired(s.store, s.clock.now_us())
-        with s.store.transaction() as db:  # and then the power went, before a file was removed
-            seqs = retention.choose(s.store.rows, which, s.clock.now_us(), gaps=False, after=0)
-            retention.remove(db, seqs)
+        for which in retention.expired(s.store, s.clock.now_us()):  # none, if its own maintenance was quicker
+            with s.store.transaction() as db:  # and then the power went, before a file was removed
+                seqs = retention.choose(s.store.rows, which, s.clock.now_us(), gaps=False, after=0)
+                retention.remove(db, seqs)
         make_old(outputs)
     async with running(str(path)) as s:
         await come_true(lambda: len(sizes_in(outputs)) == 1)
