@@ -151,7 +151,7 @@ class _Texts:
         import pyarrow as pa
 
         if usual != "NULL":
-            raise NotImplementedError(usual)
+            raise ValueError(f"of a text only NULL can be usual, not {usual}")
         if not len(at):
             return pa.nulls(count, pa.large_string())
         ends = np.zeros(count + 1, np.int64)

@@ -118,6 +118,13 @@ def _mark(frame: pd.DataFrame) -> int:
     return mark
 
 
+def _is_arrows(column: pd.Series[Any]) -> bool:
+    """Tell whether Arrow holds a column: nobody can change that in place."""
+    import pandas as pd
+
+    return isinstance(column.dtype, pd.StringDtype) and column.dtype.storage != "python"
+
+
 def _exposed(column: pd.Series[Any]) -> list[np.ndarray[Any, Any]]:
     """Return what of a column can be changed past pandas, of texts where they lie; nothing of what Arrow holds."""
     import numpy as np
@@ -128,9 +135,9 @@ def _exposed(column: pd.Series[Any]) -> list[np.ndarray[Any, Any]]:
         return [np.asarray(array.codes)]
     if isinstance(dtype, pd.DatetimeTZDtype):
         return [np.asarray(array.asi8)]
+    if _is_arrows(column):
+        return []
     if isinstance(dtype, pd.StringDtype):
-        if dtype.storage != "python":
-            return []
         texts = array.to_numpy()
         places = (ctypes.c_char * texts.nbytes).from_address(texts.ctypes.data) if texts.nbytes else b""
         return [np.frombuffer(places, np.uint8)]
@@ -148,7 +155,7 @@ def _apart(frame: pd.DataFrame) -> pd.DataFrame:
     made: dict[Any, Any] = {}
     for name in frame.columns:
         made[name] = one = frame[name]
-        if _exposed(one):
+        if not _is_arrows(one):
             touch(len(one))
             made[name] = one.array.copy()
     return pd.DataFrame(made, index=frame.index, columns=frame.columns, copy=False)

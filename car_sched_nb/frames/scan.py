@@ -102,8 +102,6 @@ def scan(
     else:
         columns_read, step, where = list(columns), CHUNK, f"{plain} AND e.seq BETWEEN ? AND ?"
     ranges = [(low, min(low + step - 1, last)) for low in range(first, last + 1, step)]
-    import numpy as np
-
     if many:
         _keep_freed()
     read = partial(_at_one_instant, store, where, bound, columns_read)
@@ -113,16 +111,12 @@ def scan(
         whole = _together(found, columns_read, last + 1 - first) if many else _together(list(found), columns_read)
     if many:
         _give_back()
-    if limit is not None and whole and len(_rows_of(whole[0])) > limit:
-        # Some became what is asked for after the range was found.
-        kept = np.arange(len(_rows_of(whole[0])))[-limit:]
-        return [_taken(one, kept) for one in whole]
-    return whole
+    # Some may have become what is asked for after the range was found.
+    return whole if limit is None else [_newest(one, limit) for one in whole]
 
 
-def _rows_of(column: Array) -> Any:
-    """Return what has the length of a column."""
-    return column.places if isinstance(column, Codes) else column
+def _newest(column: Array, limit: int) -> Array:
+    return Codes(column.places[-limit:], column.texts) if isinstance(column, Codes) else column[-limit:]
 
 
 def _together(pieces: Iterable[_Piece], columns: Sequence[Column], most: int | None = None) -> list[Array]:

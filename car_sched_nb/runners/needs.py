@@ -18,7 +18,7 @@ def needs(tree: ast.Module) -> frozenset[str]:
     """Return the names that must be there before a body can run; none when its text cannot tell."""
     reader = _Reader()
     reader.visit(tree)
-    read = reader.needed | {name for node in reader.later for name in _reads_outside(node) - reader.bound}
+    read = reader.outside()
     if reader.star or (read | reader.read) & _DYNAMIC:
         return frozenset()
     return frozenset(name for name in read - _ALWAYS if not hasattr(builtins, name))
@@ -42,8 +42,7 @@ def reads(tree: ast.Module) -> Reads:
     found = []
     for reader in (_Reader(), _Careful()):
         reader.visit(tree)
-        later = {name for node in reader.later for name in _reads_outside(node) - reader.bound}
-        found.append(reader.needed | later)
+        found.append(reader.outside())
     surely, perhaps = found
     if _loads(tree) & _DYNAMIC - {"NameError"}:
         texts = (
@@ -62,6 +61,10 @@ class _Reader(ast.NodeVisitor):
         self.read: set[str] = set()
         self.later: list[ast.AST] = []
         self.star = False
+
+    def outside(self) -> set[str]:
+        """Return what is read before it is bound, and what functions read that nothing binds."""
+        return self.needed | {name for node in self.later for name in _reads_outside(node) - self.bound}
 
     def _load(self, name: str) -> None:
         self.read.add(name)
