@@ -184,7 +184,13 @@ def _read_text(given: str, now_us: int, info: zoneinfo.ZoneInfo, ahead: bool) ->
     try:
         at_us, wall_s = _resolve(given, now_us, info)
     except InvalidInput as error:
-        if "is not a time of day" in str(error) and not re.search(r":|[ap]\.?m", given.lower()):
+        signed = re.fullmatch(r"\s*[-+\N{MINUS SIGN}]\s*([0-9].*[a-z])\s*", given, re.IGNORECASE)
+        if signed and _is_duration(signed[1]):
+            length = signed[1] if not ahead else f"in {signed[1]}"
+            raise InvalidInput(f"{given!r} has a sign: write {length!r}{'' if ahead else ' for so long ago'}") from None
+        if FORMS in str(error) or (
+            "is not a time of day" in str(error) and not re.search(r":|[ap]\.?m", given.lower())
+        ):
             length = "'in 7d'" if ahead else "how long ago, 7d"
             forms = f"write a day, 2026-11-23, an instant, '2026-11-23 09:00', or {length}"
             raise InvalidInput(f"{given!r} is not a time: {forms}") from None
@@ -196,9 +202,16 @@ def _read_text(given: str, now_us: int, info: zoneinfo.ZoneInfo, ahead: bool) ->
     return Read(at_us, None if wall_s is None else _how_read(wall_s, at_us, info))
 
 
+def _is_duration(given: str) -> bool:
+    try:
+        return parse_duration(given) > 0
+    except InvalidInput:
+        return False
+
+
 def _no_instant(given: Any) -> str:
     kind = type(given).__name__
-    if str(given) in ("None", "NaT"):
+    if str(given) in ("None", "NaT", "nan", "<NA>"):
         return f"{given} is no instant; leave it out for no bound"
     if kind == "datetime64":
         return f"numpy's {given} may be UTC or local time: write pd.Timestamp({str(given)!r}, tz='UTC')"

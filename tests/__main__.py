@@ -1,4 +1,4 @@
-"""All tests, `python -m tests`: what mostly waits runs at the same time, then what needs the machine for itself."""
+"""All tests, `python -m tests`: what mostly waits runs together, then what measures has the machine for itself."""
 
 import subprocess
 import sys
@@ -9,10 +9,13 @@ from tempfile import TemporaryDirectory
 from xml.etree import ElementTree as ET
 
 TOGETHER = ("unit", "kernel", "matrix", "crash")
+ALONE = "tests/browser/test_many.py"
+# A worker that ends is not replaced: by groups, its last test would be run again, and hang again, for ever.
+WORKERS = ("--max-worker-restart", "0", "-n")
 PARTS = (
-    # A worker that ends is not replaced: by groups, its last test would be run again, and hang again, for ever.
-    ["-n", "3", "--dist", "loadgroup", "--max-worker-restart", "0", *(f"tests/{folder}" for folder in TOGETHER)],
-    ["tests", *(f"--ignore=tests/{folder}" for folder in TOGETHER)],
+    [*WORKERS, "3", "--dist", "loadgroup", *(f"tests/{folder}" for folder in TOGETHER)],
+    [*WORKERS, "2", "--dist", "loadfile", "tests/browser", f"--ignore={ALONE}"],
+    ["tests", *(f"--ignore=tests/{folder}" for folder in (*TOGETHER, "browser")), ALONE],
 )
 OUTCOMES = {"failures": "failed", "passed": "passed", "skipped": "skipped", "errors": "errors"}
 
@@ -26,7 +29,7 @@ def main() -> int:
             codes.append(subprocess.run(command, check=False).returncode)
             counts += outcomes(report)
     said = ", ".join(f"{counts[kind]} {word}" for kind, word in OUTCOMES.items() if counts[kind])
-    print(f"both parts together: {said or 'no tests ran'} in {time.monotonic() - began:.0f} s")
+    print(f"all parts together: {said or 'no tests ran'} in {time.monotonic() - began:.0f} s")
     return max(codes, key=abs)
 
 

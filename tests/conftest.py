@@ -1,5 +1,6 @@
 """What all tests share: both loops, marks by folder, and the cheap tests first."""
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,10 @@ HERE = Path(__file__).parent
 # Playwright's synchronous interface keeps an event loop running in the main thread, which no other test could bear.
 ORDER = ["unit", "matrix", "kernel", "crash", "bench", "browser"]
 MARKED = {"kernel", "crash", "browser"}
+
+# A shell that starts the tests in the background has Ctrl+C ignored, by each of their children too.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(params=["asyncio", "trio"])

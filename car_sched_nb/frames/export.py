@@ -115,6 +115,8 @@ def ending_of(path: str | os.PathLike[str]) -> str:
     InvalidInput
         For one that is not known; it lists them.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise InvalidInput(f"a path is text, such as 'runs.parquet', or a Path, not {path!r}")
     name = Path(path).name.lower()
     for ending in sorted(ENDINGS, key=len, reverse=True):
         if name.endswith(ending) and name != ending:

@@ -6,6 +6,7 @@ cookies, no workspace) and a kernel with an environment of its own.
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -25,6 +26,7 @@ Theme = Literal["light", "dark"]
 Viewport = tuple[int, int]
 
 START_S = 60
+LOST_S = 10  # after which a kernel's first answer is taken for lost
 CHROMIUM_FLAGS = [
     "--no-sandbox",  # Chromium refuses to run as root with it
     "--disable-gpu",
@@ -164,10 +166,12 @@ class Lab:
         raise RuntimeError(f"the Jupyter server did not start:\n{self._log.read_text()[-3000:]}")
 
     def _write_settings(self, settings: Mapping[str, Mapping[str, Any]]) -> None:
+        folder = Path(self.env["JUPYTERLAB_SETTINGS_DIR"])
+        shutil.rmtree(folder, ignore_errors=True)  # what one test sets does not reach the next
         quiet = {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False}}
         for plugin, values in (quiet | dict(settings)).items():
             package, name = plugin.split(":")
-            file = Path(self.env["JUPYTERLAB_SETTINGS_DIR"]) / package / f"{name}.jupyterlab-settings"
+            file = folder / package / f"{name}.jupyterlab-settings"
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(json.dumps(values))
 
@@ -207,16 +211,30 @@ class Notebook:
         self._prompt(index).evaluate("prompt => { prompt.textContent = '' }")
         self._ask_to_run(index)
         if wait and self._fresh:
-            # The first request to a kernel that has just begun may be lost on its way, without this extension too: the
-            # kernel is idle, and the cell waits for ever.
             self._fresh = False
             try:
-                self.wait_for_cell(index, min(timeout_s, 10))
+                self.wait_for_cell(index, min(timeout_s, LOST_S))
             except AssertionError:
                 if self._kernel()["execution_state"] == "idle":
-                    self._ask_to_run(index)
+                    self._wake_kernel()
         if wait:
             self.wait_for_cell(index, timeout_s)
+
+    def _wake_kernel(self) -> None:
+        """Connect to the kernel once more, and leave.
+
+        ipykernel 7.0 to 7.3 may not read a request that arrives while an answer leaves, until somebody else connects
+        (ipykernel#1554); each new connection is such a moment. It happens to a page's first requests, also without
+        this extension.
+        """
+        address = f"{self.lab.url}/api/kernels/{self._kernel()['id']}/channels?token={self.lab.token}"
+        self.page.evaluate(
+            """address => new Promise(done => {
+                const socket = new WebSocket(address);
+                socket.onopen = socket.onerror = () => { socket.close(); done(); };
+            })""",
+            address.replace("http://", "ws://"),
+        )
 
     def _ask_to_run(self, index: int) -> None:
         self.cell(index).locator(".cm-content").click()
@@ -232,10 +250,14 @@ class Notebook:
 
     def wait_idle(self, timeout_s: float = 30) -> None:
         """Wait until the kernel has nothing to do, as the server and the page see it."""
-        deadline = time.monotonic() + timeout_s
+        began, woken = time.monotonic(), False
         while not self._is_idle():
-            if time.monotonic() > deadline:
+            waited = time.monotonic() - began
+            if waited > timeout_s:
                 raise TimeoutError(f"the kernel of {self.path} was not idle within {timeout_s} s")
+            if waited > LOST_S and self._fresh and not woken and self._kernel()["connections"]:
+                self._wake_kernel()
+                woken = True
             self.page.wait_for_timeout(50)  # lets the page's events in, which time.sleep would not
 
     def wait_kernel_idle(self, timeout_s: float = 30) -> None:

@@ -352,6 +352,12 @@ def test_an_unknown_ending_is_told_with_the_known_ones(filled: SqliteStore, tmp_
     assert not (tmp_path / name).exists()
 
 
+@pytest.mark.parametrize("path", [None, 3, b"runs.csv"])
+def test_what_is_no_path_is_told(filled: SqliteStore, path: Any):
+    with pytest.raises(InvalidInput, match="a path is text"):
+        frames.export(filled, path, now_us=NOW)
+
+
 def test_a_path_that_cannot_be_a_file_is_told(filled: SqliteStore, tmp_path: Path):
     (tmp_path / "file").write_text("")
     (tmp_path / "d.csv").mkdir()
