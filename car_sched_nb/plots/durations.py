@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from car_sched_nb.frames import history
 from car_sched_nb.frames.asked import whole
 from car_sched_nb.model import Status
 from car_sched_nb.plots import looks
 from car_sched_nb.plots.chart import Axis, Chart, Line, Mark, Panel, Points, Words, nothing
 from car_sched_nb.plots.looks import STATES, Look
-from car_sched_nb.plots.timeline import empty_words, names_of
+from car_sched_nb.plots.timeline import empty_words, names_of, newest
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,13 +38,9 @@ class Moving(NamedTuple):
 def durations(store: SqliteStore, *, limit: int | None, now_us: int, **filters: Any) -> Chart:
     """Prepare the chart; the filters are those of `frames.history`, the newest 20,000 runs of them are shown."""
     import numpy as np
-    import pandas as pd
 
     limit = None if limit is None else whole(limit, "limit")
-    asked = looks.MOST + 1 if limit is None else min(limit, looks.MOST + 1)
-    frame = history(store, limit=asked, columns=_COLUMNS, now_us=now_us, **filters)
-    cut = len(frame) > looks.MOST
-    frame = pd.DataFrame(frame.iloc[-looks.MOST :] if cut else frame)
+    frame, cut = newest(store, _COLUMNS, limit, now_us, **filters)
     begun_any = bool(frame["started_at"].notna().any())
     frame = frame[frame["started_at"].notna() & frame["duration"].notna()].sort_values("started_at", kind="stable")
     title = f"Durations of {looks.about(filters.get('task'))}"

@@ -25,14 +25,8 @@ _OTHERS = "others"
 
 def timeline(store: SqliteStore, *, limit: int | None, now_us: int, **filters: Any) -> Chart:
     """Prepare the chart; the filters are those of `frames.history`, the newest 20,000 runs of them are shown."""
-    import pandas as pd
-
     limit = None if limit is None else whole(limit, "limit")
-    most = looks.MOST if limit is None else min(limit, looks.MOST)
-    asked = most + 1 if limit is None or limit > most else limit
-    frame = history(store, limit=asked, columns=_COLUMNS, now_us=now_us, **filters)
-    cut = len(frame) > most
-    frame = pd.DataFrame(frame.iloc[-most:] if cut else frame)
+    frame, cut = newest(store, _COLUMNS, limit, now_us, **filters)
     title = f"Timeline of {looks.about(filters.get('task'))}"
     if frame.empty:
         return nothing(title, empty_words(filters, limit))
@@ -57,6 +51,20 @@ def timeline(store: SqliteStore, *, limit: int | None, now_us: int, **filters: A
     )
     axis = Axis("time", f"started ({clock.name})", low, high)
     return Chart(title, f"{'the newest ' * cut}{_ran(frame)}, {looks.period(begun)}", axis, [panel])
+
+
+def newest(
+    store: SqliteStore, columns: list[str], limit: int | None, now_us: int, **filters: Any
+) -> tuple[pd.DataFrame, bool]:
+    """Return the runs that a chart shows, and whether there are older ones; each has the name of a task."""
+    import pandas as pd
+
+    asked = looks.MOST + 1 if limit is None else min(limit, looks.MOST + 1)
+    frame = history(store, limit=asked, columns=columns, now_us=now_us, **filters)
+    cut = len(frame) > looks.MOST
+    frame = pd.DataFrame(frame.iloc[-looks.MOST :] if cut else frame)
+    frame["task"] = frame["task"].astype(object).fillna("unknown task")  # its row may be gone from the store
+    return frame, cut
 
 
 def _clock(frame: pd.DataFrame, now_us: int) -> looks.Wall:
@@ -90,8 +98,8 @@ def empty_words(filters: dict[str, Any], limit: int | None = None) -> str:
 
 def names_of(frame: pd.DataFrame) -> pd.Series[Any]:
     """Return the task of each line, with the end of its namespace where there are several."""
-    names = frame["task"].astype(object)
-    if len(frame["namespace"].unique()) < 2:
+    names = frame["task"]
+    if frame["namespace"].nunique() < 2:
         return names
     return names + " · " + frame["namespace"].astype(object).map(lambda space: str(space).rsplit("/", 1)[-1])
 

@@ -201,6 +201,16 @@ def test_many_bars_are_few_elements_and_the_shortest_has_an_edge(store: SqliteSt
     assert few.data[0].marker.line.width == 1 and len(few.layout.shapes) == 0
 
 
+def test_runs_whose_task_is_gone_from_the_store_are_shown(store: SqliteStore):
+    runs = [{"task": name, "at": MONDAY + n * HOUR} for name in "ab" for n in range(6)]
+    written(store, runs)
+    with store.transaction() as connection:
+        connection.execute("DELETE FROM tasks WHERE name = 'b'")
+    assert [text for _, text in timeline(store).panels[0].y.ticks] == ["a", "unknown task"]
+    assert set(marks(durations(store), "Points")) == {"a", "unknown task"}
+    calendar(store), plan(store)
+
+
 def test_hostile_text_stays_text(store: SqliteStore):
     run = {"task": "a", "at": MONDAY, "status": Status.FAILED, "error": HOSTILE}
     chart = timeline(written(store, [run]))
